@@ -1,0 +1,279 @@
+"""What crosses the wire between a node and its operator, both ways.
+
+Signed documents (`Release`, `Assignment`) tolerate fields that this version does not know, because the bytes received
+are kept and the Struct is only a view of them. Messages of the control API do so too: CLI and agent may differ by two
+minor versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgectl_agent.core.bundle import Variant
+
+Severity = Literal["warning", "critical"]
+AlertState = Literal["open", "cleared"]
+NodeState = Literal["healthy", "warming", "degraded", "failed"]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+class _Message(msgspec.Struct, frozen=True):
+    """Immutable; unknown fields are ignored."""
+
+
+# ── signed documents ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Epoch(_Message, kw_only=True):
+    """Orders the operator's commands. A node refuses a lower number, and an equal number from another operator."""
+
+    number: Annotated[int, msgspec.Meta(ge=0)]
+    operator: str
+
+
+class BundleRef(_Message, kw_only=True):
+    """One variant of a release. ``target`` is the TUF target path ``bundles/<sha256>.bundle``."""
+
+    variant: Variant
+    sha256: Sha256
+    length: Annotated[int, msgspec.Meta(gt=0)]
+    p99_us: float | None = None
+    """Latency of one row as measured at training time; noise, hence here and not in the bundle."""
+
+    @property
+    def target(self) -> str:
+        return f"bundles/{self.sha256}.bundle"
+
+
+class Release(_Message, kw_only=True):
+    """One trained version of a recipe, signed under the ``models`` role as target ``releases/<recipe>/<version>.json``."""
+
+    format: int = 1
+    recipe: Name
+    version: str
+    counter: Annotated[int, msgspec.Meta(gt=0)]
+    """Rises with every signed release of the recipe; nodes keep the highest they ran as their floor."""
+    variants: tuple[BundleRef, ...]
+    fallbacks: tuple[Sha256, ...] = ()
+    """Bundles of older releases that a node running this one may return to. Every other older one is refused."""
+    created: str = ""
+
+    @property
+    def target(self) -> str:
+        return release_target(self.recipe, self.version)
+
+
+def release_target(recipe: str, version: str) -> str:
+    """TUF target path of a release's manifest."""
+    return f"releases/{recipe}/{version}.json"
+
+
+class Placement(_Message, kw_only=True):
+    """These nodes run this bundle of this release."""
+
+    version: str
+    sha256: Sha256
+    variant: Variant
+    nodes: tuple[Name, ...]
+
+
+class Assignment(_Message, kw_only=True):
+    """The fleet's desired state, signed under the ``rollout`` role as target `ASSIGNMENT_TARGET`."""
+
+    format: int = 1
+    fleet: str
+    epoch: Epoch
+    models: dict[str, tuple[Placement, ...]]
+    """Recipe → placements; a node is in at most one placement of a recipe. A node that is named nowhere keeps what it
+    runs: running never ends by omission."""
+
+    def placement(self, recipe: str, node: str) -> Placement | None:
+        return next((p for p in self.models.get(recipe, ()) if node in p.nodes), None)
+
+
+ASSIGNMENT_TARGET = "assignments/fleet.json"
+
+
+# ── from the node ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Contribution(_Message, kw_only=True):
+    """Why a reading was strange: one feature, its value and the range that training saw as usual."""
+
+    feature: str
+    value: float
+    low: float
+    high: float
+
+
+class Alert(_Message, kw_only=True):
+    """One onset with a state. Records with the same id describe the same alert; a later state replaces an earlier one.
+
+    Times ending in ``_ns`` are nanoseconds since 1970, UTC: event time, except ``accepted_ns`` and ``raised_ns``, which
+    are the node's clock.
+    """
+
+    id: str
+    node: str
+    stream: str
+    recipe: str
+    version: str
+    bundle: str
+    variant: str
+    severity: Severity
+    state: AlertState
+    onset_ns: int
+    changed_ns: int
+    """Event time of this state: the onset (or the rise in severity) for ``open``, the end for ``cleared``."""
+    score: float
+    """Highest raw score so far."""
+    threshold: float
+    surprise: float
+    """-log10 of the tail probability of ``score``."""
+    contributions: tuple[Contribution, ...] = ()
+    runbook: str = ""
+    accepted_ns: int = 0
+    """When the source handed over the first reading above the threshold."""
+    raised_ns: int = 0
+
+
+def alert_id(node: str, stream: str, recipe: str, bundle: str, onset_ns: int) -> str:
+    """``a-`` and 16 hex digits over (node, stream, detector generation, onset): a replay makes the same id again."""
+    text = "\x1f".join((node, stream, recipe, bundle, str(onset_ns)))
+    return "a-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def supersedes(new: Alert, old: Alert) -> bool:
+    """Whether `new` replaces `old` (same id): cleared beats open, critical beats warning, then the higher score.
+
+    Merging records by this rule is commutative, associative and idempotent.
+    """
+
+    def rank(a: Alert) -> tuple[bool, bool, float, int]:
+        return (a.state == "cleared", a.severity == "critical", a.score, a.changed_ns)
+
+    return rank(new) > rank(old)
+
+
+class OutboxRecord(_Message, kw_only=True):
+    """A position in a node's outbox with its payload. ``seq`` has no gaps within a ``boot``-independent log."""
+
+    boot: str
+    seq: int
+    alert: Alert
+
+
+class AlertPage(_Message, kw_only=True):
+    """Answer of ``GET /v1/alerts?after=SEQ&wait=SECONDS``: acknowledged records only, in order."""
+
+    node: str
+    records: tuple[OutboxRecord, ...]
+    next_after: int
+    lost: tuple[tuple[int, int], ...] = ()
+    """Inclusive ranges of sequence numbers that storage damaged."""
+
+
+class ModelStatus(_Message, kw_only=True):
+    """What one model slot runs. ``bundle`` is the digest of the bytes that the session was built from."""
+
+    recipe: str
+    version: str
+    bundle: str
+    variant: str
+    golden_error: float
+    """Largest deviation from the golden vectors at the last start, in units of the tolerance; ≤ 1 passes."""
+    inferences: int
+    """Rows scored by this bundle since activation on this boot, golden vectors excluded."""
+    activated_ns: int
+    previous: str = ""
+    """Digest in the other slot."""
+    streams: int = 0
+    warming: int = 0
+    open_alerts: int = 0
+    p50_us: float = 0.0
+    p99_us: float = 0.0
+    """Reading to decision, per batch, over the last 1,000 batches."""
+    counters: dict[str, int] = {}
+
+
+class SourceStatus(_Message, kw_only=True):
+    """One source: readings accepted, rejected by reason, and how far behind the newest event time is."""
+
+    name: str
+    state: Literal["running", "waiting", "ended", "failed"]
+    accepted: int = 0
+    rejected: dict[str, int] = {}
+    newest_event_ns: int = 0
+    detail: str = ""
+
+
+class OutboxStatus(_Message, kw_only=True):
+    records: int
+    bytes: int
+    limit_bytes: int
+    head_seq: int
+    oldest_ns: int = 0
+    lost: int = 0
+    evicted: int = 0
+
+
+class Quarantine(_Message, kw_only=True):
+    """A bundle that this node refuses until an epoch above ``epoch``."""
+
+    recipe: str
+    bundle: str
+    epoch: int
+    reason: str
+
+
+class TrustStatus(_Message, kw_only=True):
+    """Highest trusted versions: what the operator compares with its own repository after a push."""
+
+    root: int
+    timestamp: int
+    snapshot: int
+    assignment_sha256: str = ""
+    expires_ns: int = 0
+    """Earliest expiry of the metadata that the node holds."""
+
+
+class Report(_Message, kw_only=True):
+    """A node's health, as ``GET /v1/status`` returns it and the store keeps it."""
+
+    node: str
+    agent: str
+    """Version of edgectl-agent."""
+    boot: str
+    """Random id of this process start."""
+    clock_ns: int
+    uptime_s: float
+    state: NodeState
+    reasons: tuple[str, ...] = ()
+    epoch: Epoch | None = None
+    models: tuple[ModelStatus, ...] = ()
+    sources: tuple[SourceStatus, ...] = ()
+    outbox: OutboxStatus
+    quarantined: tuple[Quarantine, ...] = ()
+    trust: TrustStatus | None = None
+    rss_bytes: int = 0
+    config_sha256: str = ""
+
+
+class UpdateResult(_Message, kw_only=True):
+    """Answer of ``POST /v1/update`` and ``POST /v1/rollback``.
+
+    ``confirmed``: every bundle assigned to this node is loaded, passed its golden vectors and scores; ``unchanged``: it
+    already was so; ``refused``: nothing changed, ``reason`` and ``exit_code`` say why (as `errors` has them).
+    """
+
+    state: Literal["confirmed", "unchanged", "refused", "reverted"]
+    reason: str = ""
+    message: str = ""
+    exit_code: int = 0
+    models: tuple[ModelStatus, ...] = ()
+    epoch: Epoch | None = None
+    trust: TrustStatus | None = None

@@ -1,0 +1,69 @@
+"""Where readings come from.
+
+The promise, in both directions:
+
+* `poll` never blocks longer than ``timeout_s`` and returns what has arrived, perhaps nothing. It raises only
+  `SourceError`; a malformed record is not an error but is counted in `rejected` by reason and skipped.
+* Every chunk carries the position *after* its last reading. The runtime stores that position inside the snapshot that
+  covers the readings, and hands it to `open` after a restart: a replayable source then continues with the very next
+  reading. Positions are JSON values of the source's own making.
+* ``close`` may never be called (the process may be killed).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from edgectl_agent.core.batch import Float64, Int64
+from edgectl_agent.core.errors import SourceError
+
+__all__ = ["Chunk", "Position", "Source", "SourceError"]
+
+Position = dict[str, int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one poll brought, still with stream names.
+
+    Attributes:
+        streams: n stream names.
+        event_time: shape (n,), ns since 1970 UTC.
+        values: shape (n, c) in the order of the source's configured channels, NaN = missing.
+        position: resume *after* this chunk.
+        accepted_ns: the node's clock when the chunk was taken.
+        ended: the source has no more readings and never will.
+        rejected: records skipped in this chunk, by reason (``unparsable``, ``bad-time``, ``not-a-number``, …).
+    """
+
+    streams: tuple[str, ...]
+    event_time: Int64
+    values: Float64
+    position: Position
+    accepted_ns: int
+    ended: bool = False
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+
+class Source(ABC):
+    """One configured source."""
+
+    replayable: bool = True
+    """Whether `open` with an old position brings the same readings again."""
+    live: bool = False
+    """Whether event times are the present, so that readings from the future can be told."""
+
+    @abstractmethod
+    def open(self, position: Position | None) -> None:
+        """Begin, or continue after `position`. Raises `SourceError`."""
+
+    @abstractmethod
+    def poll(self, limit: int, timeout_s: float) -> Chunk:
+        """At most `limit` readings, waiting at most `timeout_s` for the first one."""
+
+    def close(self) -> None:  # noqa: B027 - optional by contract
+        """Release what `open` took."""

@@ -1,0 +1,134 @@
+"""Reads the YAML files that people write, into typed values, with errors that name file and key.
+
+Strict: unknown keys, wrong types and duplicate keys are refused. Used for agent.yaml on the node and for fleet.yaml and
+recipes on the operator's side.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from edgectl_agent.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; an operator would lose the first."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = key_node.value
+        if key in seen:
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is there twice")
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# A timestamp or a YAML 1.1 "on/off/yes/no" is text to us: `on: critical` is a key of agent.yaml.
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":timestamp", ":bool"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_UniqueKeys.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+
+
+def parse(text: str, into: type[T], name: str) -> T:
+    """Decode YAML `text` into `into`; `name` is the file as the message should call it.
+
+    Raises:
+        ConfigError: not YAML, a key twice, an unknown or missing key, a wrong type, a value that `into` refuses.
+    """
+    try:
+        plain = yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigError(f"{name}:{where} not valid YAML: {getattr(e, 'problem', e)}") from e
+    except ConfigError as e:
+        raise ConfigError(f"{name}: {e.message}") from e
+    try:
+        return msgspec.convert(plain if plain is not None else {}, into)
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"{name}: {_explain(str(e), plain, into)}") from e
+    except ConfigError as e:
+        raise ConfigError(f"{name}: {e.message}", hint=e.hint) from e
+
+
+def load(path: Path, into: type[T]) -> T:
+    """Read `path`. Raises `ConfigError` as `parse` does, and for a missing or unreadable file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read: {e}") from e
+    return parse(text, into, str(path))
+
+
+def _explain(error: str, plain: Any, into: type[Any]) -> str:
+    """Turn msgspec's ``Expected `int`, got `str` - at `$.a[0].b` `` into ``a[0].b: expected int, found 'x'``."""
+    text, _, where = error.partition(" - at `")
+    path = where.rstrip("`").removeprefix("$").removeprefix(".")
+    unknown = re.search(r"contains unknown field `(.+)`", text)
+    if unknown:
+        key = f"{path}.{unknown[1]}" if path else unknown[1]
+        known = _fields_at(path, into)
+        close = difflib.get_close_matches(unknown[1], known, 1)
+        tail = f", did you mean {close[0]!r}?" if close else (f", expected one of {', '.join(known)}" if known else "")
+        return f"{key}: unknown key{tail}"
+    missing = re.search(r"missing required field `(.+)`", text)
+    if missing:
+        return f"{f'{path}.' if path else ''}{missing[1]}: required key is missing"
+    found = _value_at(path, plain)
+    shown = "" if found is _ABSENT else f", found {found!r}"
+    text = re.sub(r", got `[^`]*`", "", text).replace("`", "")
+    return f"{path or 'top level'}: {text[:1].lower()}{text[1:]}{shown}"
+
+
+_ABSENT = object()
+
+
+def _value_at(path: str, plain: Any) -> Any:
+    here = plain
+    for step in re.findall(r"[^.\[\]]+", path):
+        try:
+            here = here[int(step)] if isinstance(here, list) else here[step]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return _ABSENT
+    return here if not isinstance(here, dict | list) else _ABSENT
+
+
+def _fields_at(path: str, into: type[Any]) -> list[str]:
+    """Field names of the Struct at `path`, if it can be told without ambiguity."""
+    here: Any = msgspec.inspect.type_info(into)
+    for step in re.findall(r"\[[^\]]*\]|[^.\[\]]+", path):
+        here = _unwrap(here)
+        if isinstance(here, msgspec.inspect.StructType):
+            here = next((f.type for f in here.fields if f.encode_name == step), None)
+        elif isinstance(here, msgspec.inspect.DictType):
+            here = here.value_type
+        else:
+            here = getattr(here, "item_type", None)
+        if here is None:
+            return []
+    here = _unwrap(here)
+    return [f.encode_name for f in here.fields] if isinstance(here, msgspec.inspect.StructType) else []
+
+
+def _unwrap(info: Any) -> Any:
+    """The one structured member of a union with None or a scalar."""
+    if isinstance(info, msgspec.inspect.UnionType):
+        inner = [t for t in info.types if isinstance(t, msgspec.inspect.StructType | msgspec.inspect.DictType)]
+        return inner[0] if len(inner) == 1 else None
+    return info

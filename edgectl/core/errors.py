@@ -1,0 +1,80 @@
+"""The operator's errors and all exit codes of `edgectl`; `edgectl help exit-codes` prints `EXIT_CODES`."""
+
+from __future__ import annotations
+
+from edgectl_agent.core.errors import (
+    AdmissionError,
+    AttackError,
+    ConfigError,
+    EdgeError,
+    ExpiredError,
+    StorageError,
+    TrustError,
+    UsageError,
+)
+
+__all__ = [
+    "EXIT_CODES",
+    "AdmissionError",
+    "AttackError",
+    "ConfigError",
+    "EdgeError",
+    "ExpiredError",
+    "LockHeld",
+    "NodeUnreachable",
+    "NothingMatched",
+    "RemoteRefused",
+    "StorageError",
+    "TrustError",
+    "UsageError",
+]
+
+EXIT_CODES: dict[int, str] = {
+    0: "done and confirmed",
+    1: "internal error (a bug; please report it)",
+    2: "usage",
+    3: "invalid config, recipe, data or plan",
+    4: "nothing matched",
+    10: "audit or plan found differences",
+    20: "halted, everything reverted",
+    21: "halted, not everything reverted",
+    22: "inconclusive, paused",
+    30: "some nodes failed",
+    31: "some nodes unreachable",
+    32: "some nodes silent after activation",
+    40: "trust: signature, digest or admission",
+    41: "signed metadata expired",
+    42: "attack refused (rollback, mix-and-match, not permitted)",
+    50: "lock or epoch held by another operator",
+    75: "temporary failure, retry",
+    130: "interrupted; the message says how to resume",
+}
+
+
+class NothingMatched(EdgeError):
+    """A name or selector fits nothing; the message lists the closest names."""
+
+    exit_code, reason = 4, "nothing-matched"
+
+
+class LockHeld(EdgeError):
+    """Another operator is at work, or has signed a newer epoch."""
+
+    exit_code, reason = 50, "locked"
+
+
+class NodeUnreachable(EdgeError):
+    """No answer from a node."""
+
+    exit_code, reason = 31, "unreachable"
+
+
+class RemoteRefused(EdgeError):
+    """A node answered, and said no. `status` is HTTP's; `exit_code` is the node's own if it gave one, else 30."""
+
+    exit_code, reason = 30, "refused"
+
+    def __init__(self, message: str, *, status: int, reason: str | None = None, exit_code: int = 30) -> None:
+        super().__init__(message, reason=reason)
+        self.status = status
+        self.exit_code = exit_code
