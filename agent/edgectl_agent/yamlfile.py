@@ -79,11 +79,11 @@ def load(path: Path, into: type[T]) -> T:
 def _explain(error: str, plain: Any, into: type[Any]) -> str:
     """Turn msgspec's ``Expected `int`, got `str` - at `$.a[0].b` `` into ``a[0].b: expected int, found 'x'``."""
     text, _, where = error.partition(" - at `")
-    path = where.rstrip("`").removeprefix("$").removeprefix(".")
+    path = _name_keys(where.rstrip("`").removeprefix("$").removeprefix("."), error, plain, into)
     unknown = re.search(r"contains unknown field `(.+)`", text)
     if unknown:
         key = f"{path}.{unknown[1]}" if path else unknown[1]
-        known = _fields_at(path, into)
+        known = _fields_at(path, plain, into)
         close = difflib.get_close_matches(unknown[1], known, 1)
         tail = f", did you mean {close[0]!r}?" if close else (f", expected one of {', '.join(known)}" if known else "")
         return f"{key}: unknown key{tail}"
@@ -91,44 +91,102 @@ def _explain(error: str, plain: Any, into: type[Any]) -> str:
     if missing:
         return f"{f'{path}.' if path else ''}{missing[1]}: required key is missing"
     found = _value_at(path, plain)
-    shown = "" if found is _ABSENT else f", found {found!r}"
-    text = re.sub(r", got `[^`]*`", "", text).replace("`", "")
+    shown = "" if found is _ABSENT or isinstance(found, dict | list) else f", found {found!r}"
+    choices = _choices_at(path, plain, into) if text.startswith("Invalid") else []
+    text = f"expected one of {', '.join(choices)}" if choices else re.sub(r", got `[^`]*`", "", text).replace("`", "")
     return f"{path or 'top level'}: {text[:1].lower()}{text[1:]}{shown}"
 
 
 _ABSENT = object()
+_STEP = re.compile(r"[^.\[\]]+")
+
+
+def _name_keys(path: str, error: str, plain: Any, into: type[Any]) -> str:
+    """Put the key where msgspec says ``[...]`` for a value of a mapping: the one that alone gives the same error."""
+    while "[...]" in path:
+        before, _, after = path.partition("[...]")
+        mapping = _value_at(before, plain)
+        key = next((k for k in mapping if _fails_alike(plain, before, k, error, into)), None) if mapping else None
+        if key is None:
+            return path
+        path = f"{before}.{key}{after}" if before else f"{key}{after}"
+        plain = _replaced(plain, _STEP.findall(before), {key: mapping[key]})
+    return path
+
+
+def _fails_alike(plain: Any, before: str, key: Any, error: str, into: type[Any]) -> bool:
+    steps = _STEP.findall(before)
+    try:
+        msgspec.convert(_replaced(plain, steps, {key: _value_at(before, plain)[key]}), into)
+    except (msgspec.ValidationError, ConfigError) as e:
+        return str(e) == error
+    return False
+
+
+def _replaced(plain: Any, steps: list[str], value: Any) -> Any:
+    """A copy of `plain` with `value` at `steps`."""
+    if not steps:
+        return value
+    if isinstance(plain, list):
+        at = int(steps[0])
+        return [*plain[:at], _replaced(plain[at], steps[1:], value), *plain[at + 1 :]]
+    return {**plain, steps[0]: _replaced(plain[steps[0]], steps[1:], value)}
 
 
 def _value_at(path: str, plain: Any) -> Any:
     here = plain
-    for step in re.findall(r"[^.\[\]]+", path):
+    for step in _STEP.findall(path):
         try:
             here = here[int(step)] if isinstance(here, list) else here[step]
         except (KeyError, IndexError, TypeError, ValueError):
             return _ABSENT
-    return here if not isinstance(here, dict | list) else _ABSENT
+    return here
 
 
-def _fields_at(path: str, into: type[Any]) -> list[str]:
-    """Field names of the Struct at `path`, if it can be told without ambiguity."""
-    here: Any = msgspec.inspect.type_info(into)
-    for step in re.findall(r"\[[^\]]*\]|[^.\[\]]+", path):
-        here = _unwrap(here)
+def _type_at(path: str, plain: Any, into: type[Any]) -> Any:
+    """msgspec's description of the type at `path`, None if it cannot be told without ambiguity."""
+    here: Any = _unwrap(msgspec.inspect.type_info(into), plain)
+    for step in _STEP.findall(path):
+        plain = _value_at(step, plain)
         if isinstance(here, msgspec.inspect.StructType):
             here = next((f.type for f in here.fields if f.encode_name == step), None)
         elif isinstance(here, msgspec.inspect.DictType):
             here = here.value_type
         else:
             here = getattr(here, "item_type", None)
-        if here is None:
-            return []
-    here = _unwrap(here)
-    return [f.encode_name for f in here.fields] if isinstance(here, msgspec.inspect.StructType) else []
+        here = _unwrap(here, plain)
+    return here
 
 
-def _unwrap(info: Any) -> Any:
-    """The one structured member of a union with None or a scalar."""
-    if isinstance(info, msgspec.inspect.UnionType):
-        inner = [t for t in info.types if isinstance(t, msgspec.inspect.StructType | msgspec.inspect.DictType)]
-        return inner[0] if len(inner) == 1 else None
-    return info
+def _fields_at(path: str, plain: Any, into: type[Any]) -> list[str]:
+    """Field names of the Struct at `path`."""
+    here = _type_at(path, plain, into)
+    if not isinstance(here, msgspec.inspect.StructType):
+        return []
+    tag = [here.tag_field] if here.tag_field else []
+    return tag + [f.encode_name for f in here.fields]
+
+
+def _choices_at(path: str, plain: Any, into: type[Any]) -> list[str]:
+    """The values of a Literal, or the tags of a union of Structs whose tag field `path` names."""
+    here = _type_at(path, plain, into)
+    if isinstance(here, msgspec.inspect.LiteralType):
+        return [str(v) for v in here.values]
+    parent, _, field = path.rpartition(".")
+    union = _type_at(parent, {}, into)
+    types = union.types if isinstance(union, msgspec.inspect.UnionType) else ()
+    return [str(t.tag) for t in types if isinstance(t, msgspec.inspect.StructType) and t.tag_field == field]
+
+
+def _unwrap(info: Any, plain: Any) -> Any:
+    """The one structured member of a union, or the one whose tag `plain` carries; the union itself if neither."""
+    if not isinstance(info, msgspec.inspect.UnionType):
+        return info
+    inner = [t for t in info.types if not isinstance(t, msgspec.inspect.NoneType)]
+    structs = [t for t in inner if isinstance(t, msgspec.inspect.StructType | msgspec.inspect.DictType)]
+    tagged = [t for t in structs if isinstance(t, msgspec.inspect.StructType) and t.tag_field]
+    if tagged and isinstance(plain, dict):
+        structs = [t for t in tagged if t.tag == plain.get(t.tag_field)]
+    if len(structs) == 1:
+        return structs[0]
+    return inner[0] if len(inner) == 1 else info
