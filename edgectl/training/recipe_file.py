@@ -1,0 +1,100 @@
+"""The form of ``recipe.yaml``, key by key, before anything is checked but names and types.
+
+`edgectl.training.recipe` gives the values meaning; durations, rates and sizes are still text here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from edgectl_agent.core.bundle import Instant, Period, Stat, Variant
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the file; durations, rates and sizes are still text."""
+
+
+class TimeEntry(_Entry, frozen=True, kw_only=True):
+    """When a reading was taken."""
+
+    column: str
+    zone: str = "UTC"
+    """Of times without an offset."""
+
+
+class ChannelEntry(_Entry, frozen=True, kw_only=True):
+    """One number per reading."""
+
+    column: str = ""
+    """Where the data has it, if not under the channel's own name."""
+    unit: str = ""
+    range: tuple[float | None, float | None] = (None, None)
+    hold: str = "0s"
+    optional: bool = False
+
+
+class SamplingEntry(_Entry, frozen=True, kw_only=True):
+    """How often readings come; what counts as a gap."""
+
+    every: str = ""
+    gap_after: str = ""
+
+
+class FeatureEntry(_Entry, frozen=True, kw_only=True):
+    """One of three forms: ``of`` + ``window`` + ``stats``, ``of`` + ``instant``, or ``phase``."""
+
+    of: str | tuple[str, ...] = ""
+    window: str = ""
+    panes: int = 10
+    stats: tuple[Stat, ...] = ()
+    instant: tuple[Instant, ...] = ()
+    phase: tuple[Period, ...] = ()
+
+
+class TrainEntry(_Entry, frozen=True, kw_only=True):
+    """Which readings the model is fitted to: the earliest ones."""
+
+    part: str = "first 70%"
+    exclude: str = ""
+
+
+class BudgetEntry(_Entry, frozen=True, kw_only=True):
+    """Tolerated false alerts per stream, as rates such as ``1/day``."""
+
+    warning: str
+    critical: str
+
+
+class AlertsEntry(_Entry, frozen=True, kw_only=True):
+    """When scores become alerts."""
+
+    budget: BudgetEntry
+    hold: str = "0s"
+    clear_after: str = "10m"
+    runbook: str = ""
+
+
+class ShipEntry(_Entry, frozen=True, kw_only=True):
+    """Which variants to try, and the limits of size and latency."""
+
+    variants: tuple[Variant, ...] = ("fp32", "fp16", "int8")
+    max_size: str = ""
+    latency_p99: str = ""
+
+
+class RecipeFile(_Entry, frozen=True, kw_only=True):
+    """The whole file."""
+
+    recipe: str
+    description: str = ""
+    stream: str = ""
+    """Column with the stream's name; without it all readings are one stream, named after the recipe."""
+    time: TimeEntry
+    channels: dict[str, ChannelEntry | None]
+    sampling: SamplingEntry = SamplingEntry()
+    features: tuple[FeatureEntry, ...]
+    warm_up: str = ""
+    """Default: the longest window."""
+    model: dict[str, str | int | float]
+    train: TrainEntry = TrainEntry()
+    alerts: AlertsEntry
+    ship: ShipEntry = ShipEntry()
