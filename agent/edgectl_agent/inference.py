@@ -10,8 +10,8 @@ from edgectl_agent.core.bundle import Golden
 from edgectl_agent.core.errors import AdmissionError
 
 _ROWS = 8
-"""Rows are padded to a multiple of this. The matrix kernels of ONNX Runtime treat the last rows of a batch that does not
-fill a tile differently, in the last bit; padded, a row's score does not depend on the batch it arrives in."""
+"""Rows are padded to a multiple of this. The matrix kernels of ONNX Runtime treat the last rows of a batch that does
+not fill a tile differently, in the last bit; padded, a row's score does not depend on the batch it arrives in."""
 
 
 class Model:
@@ -34,8 +34,9 @@ class Model:
             raise AdmissionError(f"ONNX Runtime cannot load the model: {_first_line(e)}", reason="unloadable") from e
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if [i.name for i in inputs] != ["features"] or "score" not in [o.name for o in outputs]:
+            mapped = f"{[i.name for i in inputs]} to {[o.name for o in outputs]}"
             raise AdmissionError(
-                f"model maps {[i.name for i in inputs]} to {[o.name for o in outputs]}, expected ['features'] to ['score']",
+                f"model maps {mapped}, expected ['features'] to ['score']",
                 reason="signature",
             )
 
@@ -62,7 +63,9 @@ class Model:
         except Exception as e:
             raise AdmissionError(f"model fails on {n} rows of {x.shape[1]} features: {_first_line(e)}") from e
         if score.size != len(x) or score.dtype != np.float32:
-            raise AdmissionError(f"model answers {score.dtype}{score.shape} for {len(x)} rows, expected float32({len(x)},)")
+            raise AdmissionError(
+                f"model answers {score.dtype}{score.shape} for {len(x)} rows, expected float32({len(x)},)"
+            )
         return score.reshape(-1)[:n]
 
 

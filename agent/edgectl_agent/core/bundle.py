@@ -32,7 +32,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Immutable; refuses what it does not know."""
 
 
-class Channel(_Strict, kw_only=True):
+class Channel(_Strict, frozen=True, kw_only=True):
     """One number per reading. Outside ``low..high`` a value counts as a bad sensor and as missing."""
 
     name: str
@@ -44,7 +44,7 @@ class Channel(_Strict, kw_only=True):
     """How long the last good value stands in for a missing one."""
 
 
-class WindowFeatures(_Strict, kw_only=True, tag="window"):
+class WindowFeatures(_Strict, frozen=True, kw_only=True, tag="window"):
     """Statistics of the channels' valid values over a sliding window made of ``panes`` panes."""
 
     channels: tuple[str, ...]
@@ -53,14 +53,14 @@ class WindowFeatures(_Strict, kw_only=True, tag="window"):
     stats: tuple[Stat, ...]
 
 
-class InstantFeatures(_Strict, kw_only=True, tag="instant"):
+class InstantFeatures(_Strict, frozen=True, kw_only=True, tag="instant"):
     """The reading's own value, or its difference to the stream's previous valid value."""
 
     channels: tuple[str, ...]
     kinds: tuple[Instant, ...]
 
 
-class PhaseFeatures(_Strict, kw_only=True, tag="phase"):
+class PhaseFeatures(_Strict, frozen=True, kw_only=True, tag="phase"):
     """Sine and cosine of the event time within a day or a week (UTC)."""
 
     periods: tuple[Period, ...]
@@ -69,16 +69,18 @@ class PhaseFeatures(_Strict, kw_only=True, tag="phase"):
 Features = WindowFeatures | InstantFeatures | PhaseFeatures
 
 
-class FeatureSpec(_Strict, kw_only=True):
+class FeatureSpec(_Strict, frozen=True, kw_only=True):
     """Which features, in which order. Training and the node build the same columns from it, to the last bit."""
 
     channels: tuple[Channel, ...]
     features: tuple[Features, ...]
     warm_up_ns: Annotated[int, msgspec.Meta(ge=0)]
     """Event time that a stream must span before its readings are scored."""
+    gap_after_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """A pause longer than this empties the windows' meaning: the stream warms up again. 0 = never."""
 
 
-class Scaler(_Strict, kw_only=True):
+class Scaler(_Strict, frozen=True, kw_only=True):
     """``z = (feature - center) / scale`` in float64, clipped to ``±clip``, then cast to the model's float32."""
 
     center: tuple[float, ...]
@@ -86,7 +88,7 @@ class Scaler(_Strict, kw_only=True):
     clip: float = 1e4
 
 
-class Tail(_Strict, kw_only=True):
+class Tail(_Strict, frozen=True, kw_only=True):
     """The upper tail of raw scores on calibration data: peaks over a base level, summarised by moments.
 
     Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD 2017, section 4; moments as in Hosking
@@ -104,14 +106,14 @@ class Tail(_Strict, kw_only=True):
     """Median event time between two readings of a stream."""
 
 
-class Budget(_Strict, kw_only=True):
+class Budget(_Strict, frozen=True, kw_only=True):
     """Tolerated false alerts per stream per day."""
 
     warning_per_day: Annotated[float, msgspec.Meta(gt=0)]
     critical_per_day: Annotated[float, msgspec.Meta(gt=0)]
 
 
-class AlertRule(_Strict, kw_only=True):
+class AlertRule(_Strict, frozen=True, kw_only=True):
     """When a score above the threshold becomes an alert, and when the alert ends. Durations are event time."""
 
     hold_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -119,7 +121,7 @@ class AlertRule(_Strict, kw_only=True):
     runbook: str = ""
 
 
-class Adaptation(_Strict, kw_only=True):
+class Adaptation(_Strict, frozen=True, kw_only=True):
     """Signed bounds of what the node may learn: how far the threshold may move from the calibrated one, and how fast."""
 
     lowest: float = 0.5
@@ -131,7 +133,7 @@ class Adaptation(_Strict, kw_only=True):
     """Readings after which an observation has lost 63 % of its weight."""
 
 
-class Golden(_Strict, kw_only=True):
+class Golden(_Strict, frozen=True, kw_only=True):
     """Standardised inputs with the scores that they must give on every node, within ``tolerance``.
 
     ``inputs`` is float32 little-endian, shape (rows, features), C order; ``scores`` float32, shape (rows,).
@@ -144,7 +146,7 @@ class Golden(_Strict, kw_only=True):
     """Largest ``|score - expected| / max(1, |expected|)``."""
 
 
-class Bundle(_Strict, kw_only=True):
+class Bundle(_Strict, frozen=True, kw_only=True):
     """Everything that one node needs to detect with one model."""
 
     format: int = FORMAT

@@ -28,14 +28,14 @@ class _Message(msgspec.Struct, frozen=True):
 # ── signed documents ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Epoch(_Message, kw_only=True):
+class Epoch(_Message, frozen=True, kw_only=True):
     """Orders the operator's commands. A node refuses a lower number, and an equal number from another operator."""
 
     number: Annotated[int, msgspec.Meta(ge=0)]
     operator: str
 
 
-class BundleRef(_Message, kw_only=True):
+class BundleRef(_Message, frozen=True, kw_only=True):
     """One variant of a release. ``target`` is the TUF target path ``bundles/<sha256>.bundle``."""
 
     variant: Variant
@@ -49,7 +49,7 @@ class BundleRef(_Message, kw_only=True):
         return f"bundles/{self.sha256}.bundle"
 
 
-class Release(_Message, kw_only=True):
+class Release(_Message, frozen=True, kw_only=True):
     """One trained version of a recipe, signed under the ``models`` role as target ``releases/<recipe>/<version>.json``."""
 
     format: int = 1
@@ -72,7 +72,7 @@ def release_target(recipe: str, version: str) -> str:
     return f"releases/{recipe}/{version}.json"
 
 
-class Placement(_Message, kw_only=True):
+class Placement(_Message, frozen=True, kw_only=True):
     """These nodes run this bundle of this release."""
 
     version: str
@@ -81,7 +81,7 @@ class Placement(_Message, kw_only=True):
     nodes: tuple[Name, ...]
 
 
-class Assignment(_Message, kw_only=True):
+class Assignment(_Message, frozen=True, kw_only=True):
     """The fleet's desired state, signed under the ``rollout`` role as target `ASSIGNMENT_TARGET`."""
 
     format: int = 1
@@ -101,7 +101,7 @@ ASSIGNMENT_TARGET = "assignments/fleet.json"
 # ── from the node ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Contribution(_Message, kw_only=True):
+class Contribution(_Message, frozen=True, kw_only=True):
     """Why a reading was strange: one feature, its value and the range that training saw as usual."""
 
     feature: str
@@ -110,7 +110,7 @@ class Contribution(_Message, kw_only=True):
     high: float
 
 
-class Alert(_Message, kw_only=True):
+class Alert(_Message, frozen=True, kw_only=True):
     """One onset with a state. Records with the same id describe the same alert; a later state replaces an earlier one.
 
     Times ending in ``_ns`` are nanoseconds since 1970, UTC: event time, except ``accepted_ns`` and ``raised_ns``, which
@@ -159,7 +159,7 @@ def supersedes(new: Alert, old: Alert) -> bool:
     return rank(new) > rank(old)
 
 
-class OutboxRecord(_Message, kw_only=True):
+class OutboxRecord(_Message, frozen=True, kw_only=True):
     """A position in a node's outbox with its payload. ``seq`` has no gaps within a ``boot``-independent log."""
 
     boot: str
@@ -167,7 +167,7 @@ class OutboxRecord(_Message, kw_only=True):
     alert: Alert
 
 
-class AlertPage(_Message, kw_only=True):
+class AlertPage(_Message, frozen=True, kw_only=True):
     """Answer of ``GET /v1/alerts?after=SEQ&wait=SECONDS``: acknowledged records only, in order."""
 
     node: str
@@ -177,7 +177,7 @@ class AlertPage(_Message, kw_only=True):
     """Inclusive ranges of sequence numbers that storage damaged."""
 
 
-class ModelStatus(_Message, kw_only=True):
+class ModelStatus(_Message, frozen=True, kw_only=True):
     """What one model slot runs. ``bundle`` is the digest of the bytes that the session was built from."""
 
     recipe: str
@@ -200,7 +200,7 @@ class ModelStatus(_Message, kw_only=True):
     counters: dict[str, int] = {}
 
 
-class SourceStatus(_Message, kw_only=True):
+class SourceStatus(_Message, frozen=True, kw_only=True):
     """One source: readings accepted, rejected by reason, and how far behind the newest event time is."""
 
     name: str
@@ -211,7 +211,9 @@ class SourceStatus(_Message, kw_only=True):
     detail: str = ""
 
 
-class OutboxStatus(_Message, kw_only=True):
+class OutboxStatus(_Message, frozen=True, kw_only=True):
+    """How full the outbox is, what it lost to damage and what it evicted."""
+
     records: int
     bytes: int
     limit_bytes: int
@@ -221,7 +223,7 @@ class OutboxStatus(_Message, kw_only=True):
     evicted: int = 0
 
 
-class Quarantine(_Message, kw_only=True):
+class Quarantine(_Message, frozen=True, kw_only=True):
     """A bundle that this node refuses until an epoch above ``epoch``."""
 
     recipe: str
@@ -230,7 +232,7 @@ class Quarantine(_Message, kw_only=True):
     reason: str
 
 
-class TrustStatus(_Message, kw_only=True):
+class TrustStatus(_Message, frozen=True, kw_only=True):
     """Highest trusted versions: what the operator compares with its own repository after a push."""
 
     root: int
@@ -241,7 +243,7 @@ class TrustStatus(_Message, kw_only=True):
     """Earliest expiry of the metadata that the node holds."""
 
 
-class Report(_Message, kw_only=True):
+class Report(_Message, frozen=True, kw_only=True):
     """A node's health, as ``GET /v1/status`` returns it and the store keeps it."""
 
     node: str
@@ -263,7 +265,7 @@ class Report(_Message, kw_only=True):
     config_sha256: str = ""
 
 
-class UpdateResult(_Message, kw_only=True):
+class UpdateResult(_Message, frozen=True, kw_only=True):
     """Answer of ``POST /v1/update`` and ``POST /v1/rollback``.
 
     ``confirmed``: every bundle assigned to this node is loaded, passed its golden vectors and scores; ``unchanged``: it

@@ -1,0 +1,141 @@
+"""Scores above a threshold → alerts with one onset and a state, per stream.
+
+The life of an alert is the table below; a stream is in one state at a time. Durations are event time, so a replay makes
+the same alerts again.
+
+======== ============================== ========= ==========================================
+state    reading                        next      record
+======== ============================== ========= ==========================================
+quiet    above warning                  pending   (at once ``open`` when ``hold`` is 0)
+pending  above, ``hold`` after onset    open      open
+pending  below                          quiet
+open     above critical, was warning    open      open, critical
+open     below since ``clear_after``    quiet     cleared
+======== ============================== ========= ==========================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from edgectl_agent.core.batch import Float64, Int64
+from edgectl_agent.core.bundle import AlertRule
+
+Phase = Literal["pending", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """What a stream that is not quiet remembers."""
+
+    phase: Phase
+    onset_ns: int
+    last_above_ns: int
+    peak: float
+    critical: bool
+    accepted_ns: int
+    """When the first reading above was handed over (the node's clock)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A record to be made: `row` is the index, within the pushed rows, of the reading that caused it."""
+
+    row: int
+    cleared: bool
+    threshold: float
+    track: Track
+
+
+class AlertTracker:
+    """State of all streams that are not quiet."""
+
+    def __init__(self, rule: AlertRule) -> None:
+        self._rule = rule
+        self._tracks: dict[int, Track] = {}
+
+    @property
+    def open_alerts(self) -> int:
+        return sum(t.phase == "open" for t in self._tracks.values())
+
+    def tracks(self) -> dict[int, Track]:
+        """Streams that are not quiet."""
+        return dict(self._tracks)
+
+    def push(
+        self, stream: int, t: Int64, score: Float64, warning: Float64, critical: Float64, accepted_ns: int
+    ) -> list[Change]:
+        """Advance one stream by its scored readings, in event-time order; shapes (n,)."""
+        above = score >= warning
+        track = self._tracks.get(stream)
+        if track is None and not above.any():
+            return []
+        changes: list[Change] = []
+        row, n = 0, len(t)
+        above_rows = np.flatnonzero(above)
+        while row < n:
+            if track is None:
+                place = int(np.searchsorted(above_rows, row))
+                if place == len(above_rows):
+                    break
+                row = int(above_rows[place])
+                track = Track("pending", int(t[row]), int(t[row]), float(score[row]), False, accepted_ns)
+            step = self._pending if track.phase == "pending" else self._open
+            track, row = step(track, row, t, score, above, warning, critical, changes)
+        if track is None:
+            self._tracks.pop(stream, None)
+        else:
+            self._tracks[stream] = track
+        return changes
+
+    def snapshot(self) -> dict[str, Any]:
+        names = [f.name for f in fields(Track)]
+        return {str(stream): [getattr(track, name) for name in names] for stream, track in self._tracks.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._tracks = {int(stream): Track(*values) for stream, values in state.items()}
+
+    def _pending(
+        self, track: Track, row: int, t: Int64, score: Float64, above: Any, warning: Float64, critical: Float64,
+        changes: list[Change],
+    ) -> tuple[Track | None, int]:  # fmt: skip
+        """From `row`: until held long enough, or below again, or out of readings."""
+        below = row + int(np.argmin(above[row:])) if not above[row:].all() else len(t)
+        held = np.flatnonzero(t[row:below] - track.onset_ns >= self._rule.hold_ns)
+        end = row + int(held[0]) + 1 if len(held) else below
+        if end > row:
+            peak = max(track.peak, float(score[row:end].max()))
+            track = Track("pending", track.onset_ns, int(t[end - 1]), peak, False, track.accepted_ns)
+        if len(held):
+            at = end - 1
+            track = Track("open", *_without_phase(track, bool(score[at] >= critical[at])))
+            changes.append(Change(at, False, float(warning[at]), track))
+            return track, end
+        return (None, below + 1) if below < len(t) else (track, below)
+
+    def _open(
+        self, track: Track, row: int, t: Int64, score: Float64, above: Any, warning: Float64, critical: Float64,
+        changes: list[Change],
+    ) -> tuple[Track | None, int]:  # fmt: skip
+        """From `row`: until the next change, or out of readings."""
+        last_above = np.maximum.accumulate(np.where(above[row:], t[row:], track.last_above_ns))
+        clears = np.flatnonzero(~above[row:] & (t[row:] - last_above >= self._rule.clear_after_ns))
+        rises = np.flatnonzero(above[row:] & (score[row:] >= critical[row:])) if not track.critical else clears[:0]
+        stop = min([*clears[:1], *rises[:1]], default=None)
+        end = len(t) if stop is None else row + int(stop) + 1
+        peak = max(track.peak, float(score[row:end].max()))
+        risen = bool(len(rises) and rises[0] == stop)
+        track = Track("open", track.onset_ns, int(last_above[end - 1 - row]), peak, track.critical or risen,
+                      track.accepted_ns)  # fmt: skip
+        if stop is not None:
+            changes.append(Change(end - 1, not risen, float(warning[end - 1]), track))
+            if not risen:
+                return None, end
+        return track, end
+
+
+def _without_phase(track: Track, critical: bool) -> tuple[int, int, float, bool, int]:
+    return track.onset_ns, track.last_above_ns, track.peak, critical, track.accepted_ns

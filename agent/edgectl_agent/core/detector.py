@@ -1,0 +1,238 @@
+"""One model at work: readings in, alerts out.
+
+features → standardise → model → threshold → alert. Pure: the model is a function, time is an argument, and the same
+readings give the same alerts whatever the batch boundaries. Training replays held-out data through this very class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl_agent.core.alerts import AlertTracker, Change, Track
+from edgectl_agent.core.batch import Batch, Float32, Float64, StreamTable
+from edgectl_agent.core.bundle import Bundle, Scaler
+from edgectl_agent.core.features import OVER_LIMIT, STATUS, FeatureBuilder
+from edgectl_agent.core.messages import Alert, Contribution, alert_id
+from edgectl_agent.core.threshold import AdaptiveThreshold
+from edgectl_agent.core.windows import Runs
+
+_SHOWN = 3
+"""How many contributions an alert carries."""
+_USUAL = 3.0
+"""The usual range that an alert shows: centre ± this many scales."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Outcome of a batch, row by row as it arrived.
+
+    Attributes:
+        scores: shape (n,), NaN where the reading was not scored.
+        threshold: shape (n,), the warning threshold in force, NaN likewise.
+        alerts: records of openings, rises to critical, and clearings, by event time.
+    """
+
+    scores: Float64
+    threshold: Float64
+    alerts: tuple[Alert, ...]
+
+
+def standardise(x: Float64, scaler: Scaler) -> Float32:
+    """The model's input: float64 until the very end, because counters exceed float32. Missing values become 0."""
+    z = (x - np.asarray(scaler.center)) / np.asarray(scaler.scale)
+    bounded: Float64 = np.nan_to_num(np.clip(z, -scaler.clip, scaler.clip), nan=0.0)
+    return bounded.astype(np.float32)
+
+
+class Detector:
+    """A bundle with the state of all its streams.
+
+    Args:
+        bundle: what to run.
+        node: the node's name, part of every alert id.
+        version: the release's version, as alerts show it.
+        digest: the bundle's digest, the detector generation in every alert id.
+        streams: names of the stream indices in batches; shared with whoever builds the batches.
+        score: float32 (n, F) → float32 (n,), row by row.
+        max_streams: readings of further streams are counted and ignored.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        node: str,
+        version: str,
+        digest: str,
+        streams: StreamTable,
+        score: Callable[[Float32], Float32],
+        max_streams: int | None = None,
+    ) -> None:
+        self.bundle, self.version, self.digest = bundle, version, digest
+        self.streams = streams
+        self._node, self._score, self._max_streams = node, score, max_streams
+        self._features = FeatureBuilder(bundle.features)
+        self._threshold = AdaptiveThreshold(bundle.tail, bundle.budget, bundle.adaptation)
+        self._tracker = AlertTracker(bundle.rule)
+        self.counters: Counter[str] = Counter()
+        self.inferences = 0
+
+    @property
+    def open_alerts(self) -> int:
+        return self._tracker.open_alerts
+
+    @property
+    def known_streams(self) -> int:
+        return self._features.streams
+
+    @property
+    def warming_streams(self) -> int:
+        return self._features.warming_streams
+
+    def process(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None = None) -> Detection:
+        """Score a batch.
+
+        Args:
+            batch: readings; ``values`` columns follow ``bundle.features.channels``.
+            accepted_ns: when the source handed them over, on the node's clock.
+            now_ns: the node's clock, for the alerts' ``raised_ns``.
+            horizon_ns: readings with a later event time are refused; None for recorded data.
+
+        Raises:
+            AdmissionError: the model fails on this input.
+        """
+        n = len(batch)
+        scores, threshold = np.full(n, np.nan), np.full(n, np.nan)
+        counted = np.ones(n, bool) if self._max_streams is None else batch.stream < self._max_streams
+        if not counted.all():
+            batch = Batch(batch.stream[counted], batch.event_time[counted], batch.values[counted])
+        rows = self._features.push(batch, horizon_ns)
+        self.counters["out_of_range"] += rows.out_of_range
+        self.counters[STATUS[OVER_LIMIT]] += int(n - counted.sum())
+        for status, count in enumerate(np.bincount(rows.status, minlength=len(STATUS))):
+            self.counters[STATUS[status]] += int(count)
+        usable = np.flatnonzero(rows.usable)
+        if len(usable) == 0:
+            return Detection(scores, threshold, ())
+        raw = self._score(standardise(rows.x[usable], self.bundle.scaler)).astype(np.float64)
+        self.inferences += len(usable)
+        finite = np.isfinite(raw)
+        self.counters["not_finite"] += int((~finite).sum())
+        usable, raw = usable[finite], raw[finite]
+        order = np.argsort(batch.stream[usable], kind="stable")
+        usable, raw = usable[order], raw[order]
+        warning, alerts = self._judge(batch, rows.x, usable, raw, accepted_ns, now_ns)
+        place = np.flatnonzero(counted)[usable]
+        scores[place], threshold[place] = raw, warning
+        return Detection(scores, threshold, alerts)
+
+    def end_open_alerts(self, now_ns: int) -> tuple[Alert, ...]:
+        """Clear what is open, as a model's last word before another takes over: its detector generation ends."""
+        records = []
+        for stream, track in self._tracker.tracks().items():
+            if track.phase == "open":
+                records.append(self._record(stream, track, "cleared", track.last_above_ns, track.peak, (), now_ns))
+        self._tracker = AlertTracker(self.bundle.rule)
+        self.counters["alerts_cleared"] += len(records)
+        return tuple(records)
+
+    def adopt_features(self, other: Detector) -> bool:
+        """Take over the window state of `other` if both build the same features of the same streams."""
+        if other.bundle.features != self.bundle.features or other.streams is not self.streams:
+            return False
+        self._features = other._features
+        return True
+
+    def snapshot(self) -> dict[str, Any]:
+        """All state as plain values."""
+        return {
+            "digest": self.digest,
+            "features": self._features.snapshot(),
+            "threshold": self._threshold.snapshot(),
+            "alerts": self._tracker.snapshot(),
+            "counters": dict(self.counters),
+            "inferences": self.inferences,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `snapshot` was taken by a detector of the same bundle; stream indices must mean the same."""
+        self._features = FeatureBuilder.restore(self.bundle.features, state["features"])
+        self._threshold.restore(state["threshold"])
+        self._tracker.restore(state["alerts"])
+        self.counters = Counter(state["counters"])
+        self.inferences = state["inferences"]
+
+    def _judge(
+        self, batch: Batch, x: Float64, rows: NDArray[np.int64], raw: Float64, accepted_ns: int, now_ns: int
+    ) -> tuple[Float64, tuple[Alert, ...]]:
+        """Thresholds and alerts for scored `rows`, which are sorted by stream."""
+        stream, time = batch.stream[rows], batch.event_time[rows]
+        levels = self._threshold.push(stream, time, raw)
+        runs = Runs.of(stream)
+        busy = np.isin(stream[runs.starts], list(self._tracker.tracks()))
+        busy |= np.logical_or.reduceat(raw >= levels.warning, runs.starts) if len(raw) else False
+        found: list[Alert] = []
+        for run in np.flatnonzero(busy):
+            part = slice(runs.starts[run], runs.ends[run] + 1)
+            index = int(stream[part.start])
+            changes = self._tracker.push(
+                index, time[part], raw[part], levels.warning[part], levels.critical[part], accepted_ns
+            )
+            found += [self._alert(index, change, x[rows[part.start + change.row]],
+                                  int(time[part.start + change.row]), now_ns) for change in changes]  # fmt: skip
+        found.sort(key=lambda a: (a.changed_ns, a.stream, a.state))
+        return levels.warning, tuple(found)
+
+    def _alert(self, stream: int, change: Change, x: Float64, changed_ns: int, now_ns: int) -> Alert:
+        state = "cleared" if change.cleared else "open"
+        self.counters[f"alerts_{state if change.cleared else 'opened'}"] += 1
+        why = () if change.cleared else self._contributions(x)
+        return self._record(stream, change.track, state, changed_ns, change.threshold, why, now_ns)
+
+    def _record(
+        self, stream: int, track: Track, state: Any, changed_ns: int, threshold: float,
+        why: tuple[Contribution, ...], now_ns: int,
+    ) -> Alert:  # fmt: skip
+        name = self.streams.name(stream)
+        bundle = self.bundle
+        return Alert(
+            id=alert_id(self._node, name, bundle.recipe, self.digest, track.onset_ns),
+            node=self._node,
+            stream=name,
+            recipe=bundle.recipe,
+            version=self.version,
+            bundle=self.digest,
+            variant=bundle.variant,
+            severity="critical" if track.critical else "warning",
+            state=state,
+            onset_ns=track.onset_ns,
+            changed_ns=changed_ns,
+            score=track.peak,
+            threshold=threshold,
+            surprise=round(self._threshold.surprise(stream, track.peak), 3),
+            contributions=why,
+            runbook=bundle.rule.runbook,
+            accepted_ns=track.accepted_ns,
+            raised_ns=now_ns,
+        )
+
+    def _contributions(self, x: Float64) -> tuple[Contribution, ...]:
+        """The features furthest from their centre, in units of their scale."""
+        center, scale = np.asarray(self.bundle.scaler.center), np.asarray(self.bundle.scaler.scale)
+        distance = np.nan_to_num(np.abs(x - center) / scale, nan=0.0)
+        return tuple(
+            Contribution(
+                feature=self.bundle.feature_names[i],
+                value=float(x[i]),
+                low=float(center[i] - _USUAL * scale[i]),
+                high=float(center[i] + _USUAL * scale[i]),
+            )
+            for i in np.argsort(-distance, kind="stable")[:_SHOWN]
+            if distance[i] > 0
+        )

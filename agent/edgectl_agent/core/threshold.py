@@ -1,0 +1,249 @@
+"""Raw scores → thresholds that keep an alert budget, per stream and online.
+
+Peaks over a threshold: above a base level that a fraction ``phi`` of scores exceeds, excesses follow a generalised
+Pareto distribution (Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory", KDD 2017, equation 1). Its
+parameters come from the mean and variance of the excesses (Hosking & Wallis, "Parameter and Quantile Estimation for the
+Generalized Pareto Distribution", 1987, section 3), which a stream can keep in four decayed sums.
+
+A stream starts from the bundle's calibration and moves to its own tail. What keeps it honest:
+
+* scores above the warning threshold do not enter the tail, so that a long anomaly is not learned as normal, except in a
+  stream's first `SETTLE_BLOCKS` blocks, where it is bounded instead;
+* the threshold stays within the signed bounds (`Adaptation`) around the calibrated one;
+* it changes only between blocks of ``adaptation.block`` scores of the stream, so that batch boundaries change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl_agent.core.arrays import pack_array, unpack_array
+from edgectl_agent.core.batch import Float64, Int64
+from edgectl_agent.core.bundle import Adaptation, Budget, Tail
+from edgectl_agent.core.units import DAY_NS
+from edgectl_agent.core.windows import Runs
+
+SETTLE_BLOCKS = 4
+_PRIOR = 500.0
+"""Readings that the bundle's calibration counts for against a stream's own."""
+_SHAPE = (-0.2, 0.4)
+"""Bounds of the shape parameter; moments do not exist above 0.5, and short samples give wild values."""
+_BASE_STEP = 0.2
+"""How far per block the base level moves towards its fraction, in units of the log ratio."""
+_TINY = 1e-12
+
+
+class Pareto(NamedTuple):
+    """A fitted tail: ``P(score > base + e) = fraction * (1 + shape * e / scale) ** (-1 / shape)``."""
+
+    base: float
+    fraction: float
+    shape: float
+    scale: float
+
+    @classmethod
+    def of(cls, base: float, fraction: float, mean: float, square: float) -> Pareto:
+        """From the mean excess and the mean squared excess."""
+        mean = max(mean, _TINY)
+        variance = max(square - mean * mean, _TINY * mean)
+        shape = min(max((1.0 - mean * mean / variance) / 2.0, _SHAPE[0]), _SHAPE[1])
+        return cls(base, fraction, shape, mean * (1.0 - shape))
+
+    def level(self, probability: float) -> float:
+        """The score that is exceeded with `probability`; at least the base."""
+        if probability >= self.fraction:
+            return self.base
+        ratio = probability / self.fraction
+        if abs(self.shape) < 1e-6:
+            return self.base - self.scale * math.log(ratio)
+        return self.base + self.scale / self.shape * (math.pow(ratio, -self.shape) - 1.0)
+
+    def surprise(self, score: float) -> float:
+        """-log10 of the probability of a score at least this high; a lower bound below the base."""
+        if score <= self.base:
+            return -math.log10(self.fraction)
+        e = (score - self.base) / self.scale
+        if abs(self.shape) < 1e-6:
+            log = -e
+        else:
+            inner = 1.0 + self.shape * e
+            log = -math.log(inner) / self.shape if inner > 0 else -math.inf
+        return min(-math.log10(self.fraction) - log / math.log(10), 300.0)
+
+
+def fit_tail(scores: Float64, interval_ns: int) -> Tail:
+    """Summarise the tail of calibration scores.
+
+    Args:
+        scores: shape (n,), finite raw scores of normal data, pooled over streams.
+        interval_ns: median event time between two readings of one stream.
+
+    Raises:
+        ValueError: fewer than 20 scores.
+    """
+    n = len(scores)
+    if n < 20:
+        raise ValueError(f"needs at least 20 scores, got {n}")
+    fraction = min(max(50.0 / n, 0.02), 0.1)
+    base = float(np.quantile(scores, 1.0 - fraction))
+    excess = scores[scores > base] - base
+    if len(excess) == 0:  # a score that is almost constant
+        excess = np.array([max(abs(base), 1.0) * 1e-6])
+    return Tail(
+        base=base,
+        base_fraction=fraction,
+        weight=float(n),
+        excesses=float(len(excess)),
+        excess_mean=float(excess.mean()),
+        excess_square=float((excess * excess).mean()),
+        interval_ns=max(1, int(interval_ns)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Thresholds that were in force for each score: shapes (n,)."""
+
+    warning: Float64
+    critical: Float64
+
+
+class AdaptiveThreshold:
+    """Tail and thresholds of every stream."""
+
+    def __init__(self, tail: Tail, budget: Budget, adaptation: Adaptation) -> None:
+        self._tail, self._budget, self._adaptation = tail, budget, adaptation
+        pareto = Pareto.of(tail.base, tail.excesses / tail.weight, tail.excess_mean, tail.excess_square)
+        self._calibrated = self._levels(pareto, tail.interval_ns)
+        weight = min(_PRIOR, tail.weight)
+        excesses = weight * tail.excesses / tail.weight
+        self._fresh = np.array(
+            [tail.base, weight, excesses, excesses * tail.excess_mean, excesses * tail.excess_square,
+             float(tail.interval_ns), *self._calibrated, 0, 0, 0, 0, 0, 0]
+        )  # fmt: skip
+        self._state: Float64 = np.empty((0, len(self._fresh)))
+        self._block_start: Int64 = np.empty(0, np.int64)
+
+    # Columns of the state: decayed sums of the tail, thresholds in force, sums of the unfinished block.
+    _BASE, _WEIGHT, _EXCESSES, _SUM, _SQUARE, _INTERVAL, _WARNING, _CRITICAL = range(8)
+    _SEEN, _USED, _B_EXCESSES, _B_SUM, _B_SQUARE, _BLOCKS = range(8, 14)
+
+    @property
+    def calibrated(self) -> tuple[float, float]:
+        """Warning and critical thresholds of a stream that has just begun."""
+        return self._calibrated
+
+    def push(self, stream: NDArray[np.int32], event_time: Int64, score: Float64) -> Levels:
+        """Thresholds in force for each score; then learn from it.
+
+        Args:
+            stream: shape (n,), sorted; a stream's scores are in event-time order.
+            event_time: shape (n,), ns.
+            score: shape (n,), finite.
+        """
+        self._reserve(int(stream.max(initial=-1)) + 1)
+        levels = Levels(np.empty_like(score), np.empty_like(score))
+        runs = Runs.of(stream)
+        of_run = stream[runs.starts]
+        done = np.zeros(len(of_run), np.int64)
+        while True:  # one turn per block of the longest run
+            active = np.flatnonzero(done < runs.lengths)
+            if len(active) == 0:
+                return levels
+            room = self._adaptation.block - self._state[of_run[active], self._SEEN].astype(np.int64)
+            take = np.minimum(room, runs.lengths[active] - done[active])
+            rows = _spans(runs.starts[active] + done[active], take)
+            self._learn(stream[rows], event_time[rows], score[rows], levels, rows)
+            done[active] += take
+            for index, last in zip(of_run[active], runs.starts[active] + done[active] - 1, strict=True):
+                if self._state[index, self._SEEN] >= self._adaptation.block:
+                    self._fold(int(index), int(event_time[last]))
+
+    def surprise(self, stream: int, score: float) -> float:
+        """-log10 of the tail probability of `score` under the stream's present tail."""
+        if stream >= len(self._state):
+            return self._pareto(self._fresh).surprise(score)
+        return self._pareto(self._state[stream]).surprise(score)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"state": pack_array(self._state), "block_start": pack_array(self._block_start)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._state, self._block_start = unpack_array(state["state"]), unpack_array(state["block_start"])
+
+    def _reserve(self, streams: int) -> None:
+        have = len(self._state)
+        if streams > have:
+            more = max(streams, 2 * have) - have
+            self._state = np.concatenate([self._state, np.tile(self._fresh, (more, 1))])
+            self._block_start = np.append(self._block_start, np.zeros(more, np.int64))
+
+    def _learn(self, stream: NDArray[np.int32], event_time: Int64, score: Float64, levels: Levels, rows: Int64) -> None:
+        """Add scores that all fall into their stream's unfinished block."""
+        state = self._state[stream]
+        warning = state[:, self._WARNING]
+        levels.warning[rows], levels.critical[rows] = warning, state[:, self._CRITICAL]
+        begins = (state[:, self._SEEN] == 0) & np.append(True, stream[1:] != stream[:-1])
+        self._block_start[stream[begins]] = event_time[begins]
+        settling = state[:, self._BLOCKS] < SETTLE_BLOCKS
+        bound = self._adaptation.highest * self._calibrated[0]
+        used = settling | (score < warning)
+        excess = np.maximum(np.minimum(score, np.maximum(bound, warning)) - state[:, self._BASE], 0.0) * used
+        # np.add.at adds one by one in order: equal bits for any batch boundaries.
+        added = np.stack([np.ones_like(score), used, excess > 0, excess, excess * excess], axis=1)
+        np.add.at(self._state, (stream[:, None], np.arange(self._SEEN, self._BLOCKS)), added)
+
+    def _fold(self, stream: int, now: int) -> None:
+        """End of a block: age the sums, add the block, move the base, set new thresholds."""
+        s = self._state[stream]
+        keep = math.exp(-self._adaptation.block / self._adaptation.memory)
+        s[self._WEIGHT : self._INTERVAL] *= keep
+        s[self._WEIGHT : self._INTERVAL] += s[self._USED : self._BLOCKS]
+        span = now - int(self._block_start[stream])
+        if span > 0 and s[self._SEEN] > 1:
+            s[self._INTERVAL] += 0.1 * (span / (s[self._SEEN] - 1.0) - s[self._INTERVAL])
+        s[self._SEEN : self._BLOCKS] = 0.0
+        s[self._BLOCKS] += 1.0
+        self._move_base(s)
+        s[self._WARNING], s[self._CRITICAL] = (
+            min(max(level, self._adaptation.lowest * calibrated), self._adaptation.highest * calibrated)
+            for level, calibrated in zip(
+                self._levels(self._pareto(s), s[self._INTERVAL]), self._calibrated, strict=True
+            )
+        )
+
+    def _move_base(self, s: Float64) -> None:
+        """Let the base drift towards its fraction; excesses keep their mean, as an exponential tail would."""
+        if s[self._EXCESSES] <= 0:
+            mean, wanted = _TINY, -1.0
+        else:
+            mean = s[self._SUM] / s[self._EXCESSES]
+            wanted = math.log(s[self._EXCESSES] / s[self._WEIGHT] / self._tail.base_fraction)
+        move = _BASE_STEP * min(max(wanted, -1.0), 3.0)
+        s[self._BASE] += move * mean
+        s[self._EXCESSES : self._INTERVAL] *= math.exp(-move)
+
+    def _pareto(self, s: Float64) -> Pareto:
+        excesses = max(float(s[self._EXCESSES]), _TINY)
+        return Pareto.of(
+            float(s[self._BASE]),
+            min(max(excesses / float(s[self._WEIGHT]), 1e-6), 0.5),
+            float(s[self._SUM]) / excesses,
+            float(s[self._SQUARE]) / excesses,
+        )
+
+    def _levels(self, pareto: Pareto, interval_ns: float) -> tuple[float, float]:
+        per_day = DAY_NS / interval_ns
+        warning = pareto.level(min(self._budget.warning_per_day / per_day, 0.5))
+        return warning, max(warning, pareto.level(min(self._budget.critical_per_day / per_day, 0.5)))
+
+
+def _spans(starts: Int64, lengths: Int64) -> Int64:
+    """Concatenated ranges ``starts[i] .. starts[i] + lengths[i]``."""
+    offset = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(starts, lengths) + offset
