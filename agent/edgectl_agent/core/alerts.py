@@ -16,15 +16,17 @@ open     below since ``clear_after``    quiet     cleared
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.bundle import AlertRule
 
 Phase = Literal["pending", "open"]
+Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Track:
     critical: bool
     accepted_ns: int
     """When the first reading above was handed over (the node's clock)."""
+    threshold: float
+    """The warning threshold in force at the onset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,6 @@ class Change:
 
     row: int
     cleared: bool
-    threshold: float
     track: Track
 
 
@@ -82,9 +85,11 @@ class AlertTracker:
                 if place == len(above_rows):
                     break
                 row = int(above_rows[place])
-                track = Track("pending", int(t[row]), int(t[row]), float(score[row]), False, accepted_ns)
+                track = Track(
+                    "pending", int(t[row]), int(t[row]), float(score[row]), False, accepted_ns, float(warning[row])
+                )
             step = self._pending if track.phase == "pending" else self._open
-            track, row = step(track, row, t, score, above, warning, critical, changes)
+            track, row = step(track, row, t, score, above, critical, changes)
         if track is None:
             self._tracks.pop(stream, None)
         else:
@@ -99,27 +104,25 @@ class AlertTracker:
         self._tracks = {int(stream): Track(*values) for stream, values in state.items()}
 
     def _pending(
-        self, track: Track, row: int, t: Int64, score: Float64, above: Any, warning: Float64, critical: Float64,
-        changes: list[Change],
-    ) -> tuple[Track | None, int]:  # fmt: skip
+        self, track: Track, row: int, t: Int64, score: Float64, above: Bool, critical: Float64, changes: list[Change]
+    ) -> tuple[Track | None, int]:
         """From `row`: until held long enough, or below again, or out of readings."""
         below = row + int(np.argmin(above[row:])) if not above[row:].all() else len(t)
         held = np.flatnonzero(t[row:below] - track.onset_ns >= self._rule.hold_ns)
         end = row + int(held[0]) + 1 if len(held) else below
         if end > row:
             peak = max(track.peak, float(score[row:end].max()))
-            track = Track("pending", track.onset_ns, int(t[end - 1]), peak, False, track.accepted_ns)
+            track = replace(track, last_above_ns=int(t[end - 1]), peak=peak)
         if len(held):
             at = end - 1
-            track = Track("open", *_without_phase(track, bool(score[at] >= critical[at])))
-            changes.append(Change(at, False, float(warning[at]), track))
+            track = replace(track, phase="open", critical=bool(score[at] >= critical[at]))
+            changes.append(Change(at, False, track))
             return track, end
         return (None, below + 1) if below < len(t) else (track, below)
 
     def _open(
-        self, track: Track, row: int, t: Int64, score: Float64, above: Any, warning: Float64, critical: Float64,
-        changes: list[Change],
-    ) -> tuple[Track | None, int]:  # fmt: skip
+        self, track: Track, row: int, t: Int64, score: Float64, above: Bool, critical: Float64, changes: list[Change]
+    ) -> tuple[Track | None, int]:
         """From `row`: until the next change, or out of readings."""
         last_above = np.maximum.accumulate(np.where(above[row:], t[row:], track.last_above_ns))
         clears = np.flatnonzero(~above[row:] & (t[row:] - last_above >= self._rule.clear_after_ns))
@@ -128,14 +131,10 @@ class AlertTracker:
         end = len(t) if stop is None else row + int(stop) + 1
         peak = max(track.peak, float(score[row:end].max()))
         risen = bool(len(rises) and rises[0] == stop)
-        track = Track("open", track.onset_ns, int(last_above[end - 1 - row]), peak, track.critical or risen,
-                      track.accepted_ns)  # fmt: skip
+        last = int(last_above[end - 1 - row])
+        track = replace(track, last_above_ns=last, peak=peak, critical=track.critical or risen)
         if stop is not None:
-            changes.append(Change(end - 1, not risen, float(warning[end - 1]), track))
+            changes.append(Change(end - 1, not risen, track))
             if not risen:
                 return None, end
         return track, end
-
-
-def _without_phase(track: Track, critical: bool) -> tuple[int, int, float, bool, int]:
-    return track.onset_ns, track.last_above_ns, track.peak, critical, track.accepted_ns

@@ -122,7 +122,7 @@ class AlertRule(_Strict, frozen=True, kw_only=True):
 
 
 class Adaptation(_Strict, frozen=True, kw_only=True):
-    """Signed bounds of what the node may learn: how far the threshold may move from the calibrated one, and how fast."""
+    """Signed bounds of what the node may learn: how far from the calibrated threshold it may move, and how fast."""
 
     lowest: float = 0.5
     highest: float = 4.0

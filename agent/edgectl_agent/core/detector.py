@@ -18,7 +18,7 @@ from edgectl_agent.core.alerts import AlertTracker, Change, Track
 from edgectl_agent.core.batch import Batch, Float32, Float64, StreamTable
 from edgectl_agent.core.bundle import Bundle, Scaler
 from edgectl_agent.core.features import OVER_LIMIT, STATUS, FeatureBuilder
-from edgectl_agent.core.messages import Alert, Contribution, alert_id
+from edgectl_agent.core.messages import Alert, AlertState, Contribution, alert_id
 from edgectl_agent.core.threshold import AdaptiveThreshold
 from edgectl_agent.core.windows import Runs
 
@@ -137,7 +137,8 @@ class Detector:
         records = []
         for stream, track in self._tracker.tracks().items():
             if track.phase == "open":
-                records.append(self._record(stream, track, "cleared", track.last_above_ns, track.peak, (), now_ns))
+                surprise = self._threshold.surprise(stream, track.peak)
+                records.append(self._record(stream, track, "cleared", track.last_above_ns, surprise, (), now_ns))
         self._tracker = AlertTracker(self.bundle.rule)
         self.counters["alerts_cleared"] += len(records)
         return tuple(records)
@@ -184,19 +185,21 @@ class Detector:
             changes = self._tracker.push(
                 index, time[part], raw[part], levels.warning[part], levels.critical[part], accepted_ns
             )
-            found += [self._alert(index, change, x[rows[part.start + change.row]],
-                                  int(time[part.start + change.row]), now_ns) for change in changes]  # fmt: skip
+            for change in changes:
+                row = part.start + change.row
+                surprise = levels.surprise(row, change.track.peak)
+                found.append(self._alert(index, change, surprise, x[rows[row]], int(time[row]), now_ns))
         found.sort(key=lambda a: (a.changed_ns, a.stream, a.state))
         return levels.warning, tuple(found)
 
-    def _alert(self, stream: int, change: Change, x: Float64, changed_ns: int, now_ns: int) -> Alert:
-        state = "cleared" if change.cleared else "open"
-        self.counters[f"alerts_{state if change.cleared else 'opened'}"] += 1
+    def _alert(self, stream: int, change: Change, surprise: float, x: Float64, changed_ns: int, now_ns: int) -> Alert:
+        state: AlertState = "cleared" if change.cleared else "open"
+        self.counters["alerts_cleared" if change.cleared else "alerts_opened"] += 1
         why = () if change.cleared else self._contributions(x)
-        return self._record(stream, change.track, state, changed_ns, change.threshold, why, now_ns)
+        return self._record(stream, change.track, state, changed_ns, surprise, why, now_ns)
 
     def _record(
-        self, stream: int, track: Track, state: Any, changed_ns: int, threshold: float,
+        self, stream: int, track: Track, state: AlertState, changed_ns: int, surprise: float,
         why: tuple[Contribution, ...], now_ns: int,
     ) -> Alert:  # fmt: skip
         name = self.streams.name(stream)
@@ -214,8 +217,8 @@ class Detector:
             onset_ns=track.onset_ns,
             changed_ns=changed_ns,
             score=track.peak,
-            threshold=threshold,
-            surprise=round(self._threshold.surprise(stream, track.peak), 3),
+            threshold=track.threshold,
+            surprise=round(surprise, 3),
             contributions=why,
             runbook=bundle.rule.runbook,
             accepted_ns=track.accepted_ns,

@@ -50,7 +50,7 @@ class BundleRef(_Message, frozen=True, kw_only=True):
 
 
 class Release(_Message, frozen=True, kw_only=True):
-    """One trained version of a recipe, signed under the ``models`` role as target ``releases/<recipe>/<version>.json``."""
+    """One trained version of a recipe, signed under the ``models`` role; see `release_target`."""
 
     format: int = 1
     recipe: Name

@@ -7,8 +7,9 @@ Generalized Pareto Distribution", 1987, section 3), which a stream can keep in f
 
 A stream starts from the bundle's calibration and moves to its own tail. What keeps it honest:
 
-* scores above the warning threshold do not enter the tail, so that a long anomaly is not learned as normal, except in a
-  stream's first `SETTLE_BLOCKS` blocks, where it is bounded instead;
+* of an excursion above the warning threshold only the first score enters the tail, and at most at the critical level:
+  a long anomaly counts once (declustering, Coles, "An Introduction to Statistical Modeling of Extreme Values", 2001,
+  section 5.3.2). Only in a stream's first `SETTLE_BLOCKS` blocks all scores enter, bounded;
 * the threshold stays within the signed bounds (`Adaptation`) around the calibrated one;
 * it changes only between blocks of ``adaptation.block`` scores of the stream, so that batch boundaries change nothing.
 """
@@ -76,12 +77,13 @@ class Pareto(NamedTuple):
         return min(-math.log10(self.fraction) - log / math.log(10), 300.0)
 
 
-def fit_tail(scores: Float64, interval_ns: int) -> Tail:
+def fit_tail(scores: Float64, interval_ns: int, budget: Budget | None = None) -> Tail:
     """Summarise the tail of calibration scores.
 
     Args:
         scores: shape (n,), finite raw scores of normal data, pooled over streams.
         interval_ns: median event time between two readings of one stream.
+        budget: keeps the base well below the warning threshold that this budget will ask for.
 
     Raises:
         ValueError: fewer than 20 scores.
@@ -89,7 +91,8 @@ def fit_tail(scores: Float64, interval_ns: int) -> Tail:
     n = len(scores)
     if n < 20:
         raise ValueError(f"needs at least 20 scores, got {n}")
-    fraction = min(max(50.0 / n, 0.02), 0.1)
+    wanted = 5.0 * budget.warning_per_day * interval_ns / DAY_NS if budget else 0.0
+    fraction = min(max(50.0 / n, wanted, 0.02), 0.1)
     base = float(np.quantile(scores, 1.0 - fraction))
     excess = scores[scores > base] - base
     if len(excess) == 0:  # a score that is almost constant
@@ -107,10 +110,15 @@ def fit_tail(scores: Float64, interval_ns: int) -> Tail:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """Thresholds that were in force for each score: shapes (n,)."""
+    """What was in force for each score: thresholds of shape (n,), tails of shape (n, 4) as `Pareto` has them."""
 
     warning: Float64
     critical: Float64
+    tail: Float64
+
+    def surprise(self, row: int, score: float) -> float:
+        """-log10 of the tail probability of `score` under the tail in force at `row`."""
+        return Pareto(*self.tail[row].tolist()).surprise(score)
 
 
 class AdaptiveThreshold:
@@ -123,15 +131,17 @@ class AdaptiveThreshold:
         weight = min(_PRIOR, tail.weight)
         excesses = weight * tail.excesses / tail.weight
         self._fresh = np.array(
-            [tail.base, weight, excesses, excesses * tail.excess_mean, excesses * tail.excess_square,
-             float(tail.interval_ns), *self._calibrated, 0, 0, 0, 0, 0, 0]
+            [*pareto, weight, excesses, excesses * tail.excess_mean, excesses * tail.excess_square,
+             float(tail.interval_ns), *self._calibrated, 0, 0, 0, 0, 0, 0, 0]
         )  # fmt: skip
         self._state: Float64 = np.empty((0, len(self._fresh)))
         self._block_start: Int64 = np.empty(0, np.int64)
 
-    # Columns of the state: decayed sums of the tail, thresholds in force, sums of the unfinished block.
-    _BASE, _WEIGHT, _EXCESSES, _SUM, _SQUARE, _INTERVAL, _WARNING, _CRITICAL = range(8)
-    _SEEN, _USED, _B_EXCESSES, _B_SUM, _B_SQUARE, _BLOCKS = range(8, 14)
+    # Columns of the state: the tail in force; decayed sums; thresholds in force; sums of the unfinished block; how many
+    # blocks there were, and whether the last score was above.
+    _BASE, _FRACTION, _SHAPE, _SCALE = range(4)
+    _WEIGHT, _EXCESSES, _SUM, _SQUARE, _INTERVAL, _WARNING, _CRITICAL = range(4, 11)
+    _SEEN, _USED, _B_EXCESSES, _B_SUM, _B_SQUARE, _BLOCKS, _ABOVE = range(11, 18)
 
     @property
     def calibrated(self) -> tuple[float, float]:
@@ -147,7 +157,7 @@ class AdaptiveThreshold:
             score: shape (n,), finite.
         """
         self._reserve(int(stream.max(initial=-1)) + 1)
-        levels = Levels(np.empty_like(score), np.empty_like(score))
+        levels = Levels(np.empty_like(score), np.empty_like(score), np.empty((len(score), 4)))
         runs = Runs.of(stream)
         of_run = stream[runs.starts]
         done = np.zeros(len(of_run), np.int64)
@@ -166,9 +176,7 @@ class AdaptiveThreshold:
 
     def surprise(self, stream: int, score: float) -> float:
         """-log10 of the tail probability of `score` under the stream's present tail."""
-        if stream >= len(self._state):
-            return self._pareto(self._fresh).surprise(score)
-        return self._pareto(self._state[stream]).surprise(score)
+        return Pareto(*self._state[stream, : self._WEIGHT].tolist()).surprise(score)
 
     def snapshot(self) -> dict[str, Any]:
         return {"state": pack_array(self._state), "block_start": pack_array(self._block_start)}
@@ -186,14 +194,19 @@ class AdaptiveThreshold:
     def _learn(self, stream: NDArray[np.int32], event_time: Int64, score: Float64, levels: Levels, rows: Int64) -> None:
         """Add scores that all fall into their stream's unfinished block."""
         state = self._state[stream]
-        warning = state[:, self._WARNING]
-        levels.warning[rows], levels.critical[rows] = warning, state[:, self._CRITICAL]
-        begins = (state[:, self._SEEN] == 0) & np.append(True, stream[1:] != stream[:-1])
+        warning, critical = state[:, self._WARNING], state[:, self._CRITICAL]
+        levels.warning[rows], levels.critical[rows], levels.tail[rows] = warning, critical, state[:, : self._WEIGHT]
+        first = np.append(True, stream[1:] != stream[:-1])
+        begins = first & (state[:, self._SEEN] == 0)
         self._block_start[stream[begins]] = event_time[begins]
+        above = score >= warning
+        above_before = np.append(False, above[:-1])
+        above_before[first] = state[first, self._ABOVE] > 0
+        self._state[stream, self._ABOVE] = above  # the last of equal indices wins
         settling = state[:, self._BLOCKS] < SETTLE_BLOCKS
-        bound = self._adaptation.highest * self._calibrated[0]
-        used = settling | (score < warning)
-        excess = np.maximum(np.minimum(score, np.maximum(bound, warning)) - state[:, self._BASE], 0.0) * used
+        used = settling | ~(above & above_before)
+        cap = np.where(settling, np.maximum(critical, self._adaptation.highest * self._calibrated[0]), critical)
+        excess = np.maximum(np.minimum(score, cap) - state[:, self._BASE], 0.0) * used
         # np.add.at adds one by one in order: equal bits for any batch boundaries.
         added = np.stack([np.ones_like(score), used, excess > 0, excess, excess * excess], axis=1)
         np.add.at(self._state, (stream[:, None], np.arange(self._SEEN, self._BLOCKS)), added)
@@ -210,11 +223,11 @@ class AdaptiveThreshold:
         s[self._SEEN : self._BLOCKS] = 0.0
         s[self._BLOCKS] += 1.0
         self._move_base(s)
+        pareto = self._refit(s)
+        s[: self._WEIGHT] = pareto
         s[self._WARNING], s[self._CRITICAL] = (
             min(max(level, self._adaptation.lowest * calibrated), self._adaptation.highest * calibrated)
-            for level, calibrated in zip(
-                self._levels(self._pareto(s), s[self._INTERVAL]), self._calibrated, strict=True
-            )
+            for level, calibrated in zip(self._levels(pareto, s[self._INTERVAL]), self._calibrated, strict=True)
         )
 
     def _move_base(self, s: Float64) -> None:
@@ -228,7 +241,7 @@ class AdaptiveThreshold:
         s[self._BASE] += move * mean
         s[self._EXCESSES : self._INTERVAL] *= math.exp(-move)
 
-    def _pareto(self, s: Float64) -> Pareto:
+    def _refit(self, s: Float64) -> Pareto:
         excesses = max(float(s[self._EXCESSES]), _TINY)
         return Pareto.of(
             float(s[self._BASE]),

@@ -1,0 +1,32 @@
+# edgectl: everything here works on a fresh machine with Python 3.11+ (with venv), git and make.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+help: ## print this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: $(READY) ## set up and run the main job from nothing to a rollback, with four real agents
+	$(BIN)/edgectl demo
+
+test: $(READY) ## set up and run the checks and the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(PYTEST)
+
+bench: $(READY) ## measure speed, memory and detection against named peers; lines go to bench/results.jsonl
+	@for file in bench/[a-z]*.py; do echo "── $$file"; $(BIN)/python $$file || exit 1; done
+
+wheels: $(READY) ## build both wheels into dist/
+	$(BIN)/pip wheel -q --no-deps -w dist ./agent .
+
+clean: ## delete what the other targets made
+	rm -rf .venv dist build edgectl-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): pyproject.toml agent/pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ./agent -e '.[dev]'
+	touch $@
+
+.PHONY: help demo test bench wheels clean
