@@ -1,0 +1,68 @@
+"""The newest report of every node, and whether it could be reached."""
+
+from __future__ import annotations
+
+import msgspec
+from edgectl_agent.core.messages import Report
+from sqlalchemy import Connection, delete, insert, select, update
+
+from edgectl.core.records import NodeRecord
+from edgectl.store.engine import Database
+from edgectl.store.schema import nodes, positions, reports
+
+HISTORY = 20
+"""Reports kept per node."""
+
+
+class Nodes:
+    """Reports by node."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(self, report: Report, now_ns: int, *, skew_ns: int | None = None) -> None:
+        """Keep `report`, received at `now_ns`; `skew_ns` is the node's clock minus ours (default: at arrival)."""
+        body = msgspec.json.encode(report).decode()
+        skew = report.clock_ns - now_ns if skew_ns is None else skew_ns
+        values = {
+            "report": body, "received_ns": now_ns, "skew_ns": skew, "attempted_ns": now_ns, "failing_since_ns": 0,
+            "error": "",
+        }  # fmt: skip
+        with self._database.write() as connection:
+            _put(connection, report.node, values)
+            same = reports.c.node == report.node
+            connection.execute(delete(reports).where(same, reports.c.received_ns == now_ns))
+            connection.execute(insert(reports).values(node=report.node, received_ns=now_ns, report=body))
+            times = connection.scalars(
+                select(reports.c.received_ns).where(same).order_by(reports.c.received_ns.desc())
+            ).all()
+            if len(times) > HISTORY:
+                connection.execute(delete(reports).where(same, reports.c.received_ns <= times[HISTORY]))
+
+    def save_failure(self, node: str, error: str, now_ns: int) -> None:
+        """Keep that `node` could not be reached; its last report stays."""
+        with self._database.write() as connection:
+            since = connection.scalar(select(nodes.c.failing_since_ns).where(nodes.c.node == node))
+            _put(connection, node, {"attempted_ns": now_ns, "failing_since_ns": since or now_ns, "error": error})
+
+    def all(self) -> dict[str, NodeRecord]:
+        """Every node that was ever tried."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(nodes)).mappings().all()
+        decoder = msgspec.json.Decoder(Report)
+        return {
+            row["node"]: NodeRecord(**{**row, "report": decoder.decode(row["report"]) if row["report"] else None})
+            for row in rows
+        }
+
+    def forget(self, node: str) -> None:
+        """Drop what belongs to a node that left the fleet; its alerts stay."""
+        with self._database.write() as connection:
+            for table in (nodes, reports, positions):
+                connection.execute(delete(table).where(table.c.node == node))
+
+
+def _put(connection: Connection, node: str, values: dict[str, object]) -> None:
+    """Insert or update, spelled so that every database understands it."""
+    if connection.execute(update(nodes).where(nodes.c.node == node).values(**values)).rowcount == 0:
+        connection.execute(insert(nodes).values(node=node, **values))
