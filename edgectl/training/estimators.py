@@ -1,15 +1,30 @@
-"""Fits the detectors: standardised features in, an estimator whose score is higher for stranger rows out."""
+"""Fits the detectors: standardised features in, an estimator whose score is higher for stranger rows out.
+
+`pca` and `autoencoder` score a row by the mean squared residual of its reconstruction, `isolation-forest` by scikit-learn's
+``-score_samples`` (Liu, Ting & Zhou, "Isolation Forest", ICDM 2008). Fitting uses one BLAS thread and the given seed, so
+that equal inputs give equal models; see `edgectl.training.export` for their bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+
+from edgectl.core.errors import ConfigError
 from edgectl_agent.core.batch import Float32, Float64, Int64
 from edgectl_agent.core.bundle import Estimator
 
-Progress = Callable[[int, int], None]
+Progress: TypeAlias = Callable[[int, int], None]
+
+_MIN_ROWS = 32
+_TREES_PER_STEP = 10
+_PATIENCE = 10
+"""Epochs without a better training loss after which an autoencoder stops."""
+_MIN_GAIN = 1e-3
+"""Relative fall of the loss that counts as better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,13 @@ class Fitted:
 
     def score(self, z: Float32) -> Float64:
         """Scores by scikit-learn: the reference that the exported graph must reproduce. Shape (n,)."""
-        raise NotImplementedError
+        if self.estimator == "isolation-forest":
+            return np.asarray(-self.model.score_samples(z), np.float64)
+        if self.estimator == "pca":
+            reconstruction = self.model.inverse_transform(self.model.transform(z.astype(np.float64)))
+        else:
+            reconstruction = self.model.predict(z).reshape(z.shape)
+        return np.asarray(np.mean((z.astype(np.float64) - reconstruction) ** 2, axis=1), np.float64)
 
 
 def fit(kind: Estimator, z: Float32, *, seed: int, params: Mapping[str, int | float], progress: Progress) -> Fitted:
@@ -60,11 +81,119 @@ def fit(kind: Estimator, z: Float32, *, seed: int, params: Mapping[str, int | fl
     ``progress(done, total)`` is called after each unit of work; KeyboardInterrupt passes through.
 
     Raises:
-        ConfigError: an unknown or impossible parameter, too few rows.
+        ConfigError: an unknown or impossible parameter, too few rows, a value that is not finite.
     """
-    raise NotImplementedError
+    from threadpoolctl import threadpool_limits
+
+    _check_params(kind, params)
+    n, width = z.shape
+    if n < _MIN_ROWS or width == 0:
+        raise ConfigError(f"training needs at least {_MIN_ROWS} rows of 1 feature, found {n} rows of {width}")
+    if not np.isfinite(z).all():
+        raise ConfigError("training data holds NaN or infinite features")
+    z = np.ascontiguousarray(z, np.float32)
+    with threadpool_limits(1):
+        return Fitted(kind, _FITTERS[kind](z, seed, params, progress), width)
 
 
 def pick_golden_rows(z: Float32, scores: Float32, rows: int = 64) -> Int64:
     """Indexes of at most `rows` distinct rows, evenly spaced by rank of score: lowest and highest included."""
-    raise NotImplementedError
+    order = np.argsort(scores[: len(z)], kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, min(rows, len(order))).round().astype(np.int64))
+    return np.asarray(order[places], np.int64)
+
+
+def _check_params(kind: Estimator, params: Mapping[str, int | float]) -> None:
+    known = PARAMS[kind]
+    for name, value in params.items():
+        param = known.get(name)
+        if param is None:
+            raise ConfigError(f"{kind} has no parameter {name!r}, expected one of: {', '.join(known)}")
+        if isinstance(value, bool) or not isinstance(value, (int, param.kind)) or not param.low <= value <= param.high:
+            kind_name = "a whole number" if param.kind is int else "a number"
+            raise ConfigError(
+                f"{kind} parameter {name} must be {kind_name} from {param.low:g} to {param.high:g}, found {value!r}"
+            )
+    if {"explained", "components"} <= params.keys():
+        raise ConfigError("pca takes either explained or components, found both")
+
+
+def _fit_pca(z: Float32, seed: int, params: Mapping[str, int | float], progress: Progress) -> Any:
+    from sklearn.decomposition import PCA
+
+    width = z.shape[1]
+    if width < 2:
+        raise ConfigError("pca needs at least 2 features: with one there is nothing outside the retained subspace")
+    wide = z.astype(np.float64)
+    model = PCA(n_components=None, svd_solver="covariance_eigh").fit(wide)
+    progress(1, 2)
+    if "components" in params:
+        keep = int(params["components"])
+        if keep >= width:
+            raise ConfigError(f"pca parameter components must be below the {width} features, found {keep}")
+    else:
+        share = np.cumsum(model.explained_variance_ratio_)
+        keep = min(int(np.searchsorted(share, float(params.get("explained", 0.9)))) + 1, width - 1)
+    model = PCA(n_components=keep, svd_solver="covariance_eigh").fit(wide)
+    progress(2, 2)
+    return model
+
+
+def _fit_forest(z: Float32, seed: int, params: Mapping[str, int | float], progress: Progress) -> Any:
+    from sklearn.ensemble import IsolationForest
+
+    trees = int(params.get("trees", 100))
+    samples = min(int(params.get("samples", 256)), len(z))
+    # grown in steps for the progress bar; scikit-learn draws the same trees as in one step
+    model = IsolationForest(max_samples=samples, random_state=seed, warm_start=True)
+    for done in (*range(_TREES_PER_STEP, trees, _TREES_PER_STEP), trees):
+        model.set_params(n_estimators=done).fit(z)
+        progress(done, trees)
+    return model
+
+
+def _fit_autoencoder(z: Float32, seed: int, params: Mapping[str, int | float], progress: Progress) -> Any:
+    from sklearn.neural_network import MLPRegressor
+
+    width = z.shape[1]
+    hidden = int(params.get("hidden", max(8, width // 2)))
+    bottleneck = int(params.get("bottleneck", max(2, width // 6)))
+    epochs = int(params.get("epochs", 100))
+    layers = (hidden, bottleneck, hidden) if hidden else (bottleneck,)
+    model = MLPRegressor(
+        hidden_layer_sizes=layers,
+        activation="relu",
+        solver="adam",
+        batch_size=min(int(params.get("batch", 256)), len(z)),
+        learning_rate_init=float(params.get("learning_rate", 1e-3)),
+        random_state=seed,
+    )
+    target = z if width > 1 else z[:, 0]
+    for done, _ in enumerate(_until_flat(lambda: float(model.partial_fit(z, target).loss_), epochs), 1):
+        progress(done, epochs)
+    progress(epochs, epochs)
+    return model
+
+
+def _until_flat(epoch: Callable[[], float], limit: int) -> Iterator[float]:
+    """Run `epoch` at most `limit` times; end after `_PATIENCE` runs without a lower loss.
+
+    Raises:
+        ConfigError: the loss stops being finite.
+    """
+    best, waited = np.inf, 0
+    for _ in range(limit):
+        loss = epoch()
+        if not np.isfinite(loss):
+            raise ConfigError("the autoencoder diverged: lower learning_rate in the recipe")
+        yield loss
+        best, waited = (loss, 0) if loss < best * (1 - _MIN_GAIN) else (best, waited + 1)
+        if waited >= _PATIENCE:
+            return
+
+
+_FITTERS: Mapping[Estimator, Callable[[Float32, int, Mapping[str, int | float], Progress], Any]] = {
+    "pca": _fit_pca,
+    "isolation-forest": _fit_forest,
+    "autoencoder": _fit_autoencoder,
+}
