@@ -1,8 +1,8 @@
 """Fits the detectors: standardised features in, an estimator whose score is higher for stranger rows out.
 
-`pca` and `autoencoder` score a row by the mean squared residual of its reconstruction, `isolation-forest` by scikit-learn's
-``-score_samples`` (Liu, Ting & Zhou, "Isolation Forest", ICDM 2008). Fitting uses one BLAS thread and the given seed, so
-that equal inputs give equal models; see `edgectl.training.export` for their bytes.
+`pca` and `autoencoder` score a row by the mean squared residual of its reconstruction, `isolation-forest` by
+scikit-learn's ``-score_samples`` (Liu, Ting & Zhou, "Isolation Forest", ICDM 2008). Fitting uses one BLAS thread and the
+given seed, so that equal inputs give equal models; see `edgectl.training.export` for their bytes.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """An isolation forest as exactly one tree node: the converter that skl2onnx uses after `register`.
 
-skl2onnx's own converter asks each tree for a leaf, then looks up depth and leaf size: about 27 nodes per tree. Both are
-constants of the leaf, so one regression ensemble whose leaf weight is ``depth + c(leaf size)`` sums the same path lengths,
-and three scalar operators turn the sum into a score. With the public skl2onnx API::
+skl2onnx's own converter asks each tree for a leaf, then looks up depth and leaf size: 27 nodes per tree. Both are
+constants of the leaf, so one regression ensemble whose leaf weight is ``depth + c(leaf size)`` sums the same path
+lengths, and three scalar operators turn the sum into a score. With the public skl2onnx API::
 
     register()
     skl2onnx.to_onnx(forest, initial_types=[("features", FloatTensorType([None, 4]))], target_opset=TARGET_OPSET)
 
-`raise_to_v5` then rewrites the node as TreeEnsemble of ai.onnx.ml 5, which skl2onnx refuses to write and which needs 40 %
-of the bytes.
+`raise_to_v5` then rewrites the node as TreeEnsemble of ai.onnx.ml 5, which skl2onnx refuses to write and which needs
+about a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def float32_at_most(thresholds: Float64) -> Float32:
 
 
 def average_path_length(sizes: NDArray[np.integer[Any]]) -> Float64:
-    """``c(n)``: mean path length of an unsuccessful search in a binary search tree of ``n`` keys (Liu et al., eq. 1)."""
+    """``c(n)``: mean path of an unsuccessful search in a binary search tree of ``n`` keys (Liu et al., eq. 1)."""
     n = np.maximum(sizes.astype(np.float64), 2.0)
     full = 2.0 * (np.log(n - 1.0) + _EULER) - 2.0 * (n - 1.0) / n
     return np.where(sizes <= 1, 0.0, np.where(sizes == 2, 1.0, full))
@@ -128,7 +128,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _regressor_attributes(forest: Any) -> dict[str, Any]:
-    """Attributes of ai.onnx.ml TreeEnsembleRegressor, version 3; node order within a tree is scikit-learn's preorder."""
+    """Attributes of TreeEnsembleRegressor (ai.onnx.ml 3); the order of nodes within a tree is scikit-learn's."""
     trees = _trees(forest)
     sizes = [len(t.left) for t in trees]
     leaf = np.concatenate([t.left < 0 for t in trees])
@@ -174,7 +174,7 @@ def raise_to_v5(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _v5_attributes(old: dict[str, Any]) -> dict[str, Any]:
-    """Splits and leaves are numbered apart, over all trees; a tree that is one leaf becomes a split with two equal ends."""
+    """Splits and leaves are numbered apart, over all trees; a tree of one leaf becomes a split with two equal ends."""
     tree_ids = np.asarray(old["nodes_treeids"])
     starts = np.searchsorted(tree_ids, np.arange(tree_ids[-1] + 1))
     leaf = np.array([mode == b"LEAF" for mode in old["nodes_modes"]])
