@@ -241,7 +241,7 @@ class FeatureBuilder:
         if isinstance(group, WindowFeatures):
             key = (group.window_ns, group.panes)
             place = [self._window_columns[key].index(self._column[c]) for c in group.channels]
-            picked = moments[key].take((slice(None), place))  # type: ignore[arg-type]  # a numpy index like any other
+            picked = moments[key].take(place)
             return np.stack([_stat(picked, stat) for stat in group.stats], axis=2).reshape(len(time), -1)
         if isinstance(group, InstantFeatures):
             place = [self._column[c] for c in group.channels]

@@ -170,9 +170,9 @@ class AdaptiveThreshold:
             rows = _spans(runs.starts[active] + done[active], take)
             self._learn(stream[rows], event_time[rows], score[rows], levels, rows)
             done[active] += take
-            for index, last in zip(of_run[active], runs.starts[active] + done[active] - 1, strict=True):
-                if self._state[index, self._SEEN] >= self._adaptation.block:
-                    self._fold(int(index), int(event_time[last]))
+            full = active[self._state[of_run[active], self._SEEN] >= self._adaptation.block]
+            for run in full:  # once per block and stream, in plain floats: vector logarithms may differ in the last bit
+                self._fold(int(of_run[run]), int(event_time[runs.starts[run] + done[run] - 1]))
 
     def surprise(self, stream: int, score: float) -> float:
         """-log10 of the tail probability of `score` under the stream's present tail."""

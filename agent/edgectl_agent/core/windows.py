@@ -37,7 +37,7 @@ class Runs:
 
     def __init__(self, starts: Int64, n: int) -> None:
         self.starts = starts
-        self.lengths = np.diff(starts, append=n)
+        self.lengths = np.append(starts[1:], n) - starts
         self.ends = starts + self.lengths - 1
         self.of_row = np.repeat(np.arange(len(starts)), self.lengths)
         self._n = n
@@ -112,8 +112,9 @@ class Moments(NamedTuple):
             self.tx + later.tx + dt * dx * weight,
         )
 
-    def take(self, rows: NDArray[Any]) -> Moments:
-        return Moments(*(field[rows] for field in self))
+    def take(self, columns: list[int]) -> Moments:
+        """The same windows, some channels."""
+        return Moments(*(field[:, columns] for field in self))
 
 
 class Windows:
@@ -125,6 +126,9 @@ class Windows:
         self._channels = channels
         self._pane: Int64 = np.full((0, panes), _NO_PANE, np.int64)
         self._cells: Float64 = _empty_cells((0, panes, channels))
+        # Derived, hence not in the snapshot: the merged panes before a stream's current one, which change with it only.
+        self._closed_of: Int64 = np.full(0, _NO_PANE, np.int64)
+        self._closed = np.empty((0, len(Moments._fields), channels))
 
     def push(self, stream: NDArray[np.int32], event_time: Int64, values: Float64) -> Moments:
         """Add readings, sorted by stream and in event-time order within a stream.
@@ -143,15 +147,17 @@ class Windows:
         run_stream, run_pane = stream[runs.starts], pane[runs.starts]
         running = self._running_cells(runs, run_stream, run_pane, event_time - pane * self.pane_ns, values)
         final = running[runs.ends]
-        closed = self._closed(run_stream, run_pane, final)
-        self._store(run_stream, run_pane, final)
-        return closed.take(runs.of_row).merge(_moments(running, 0.0))
+        closed = self._closed_panes(run_stream, run_pane, final)
+        self._store(run_stream, run_pane, final, closed)
+        return Moments(*closed[runs.of_row].swapaxes(0, 1)).merge(_moments(running, 0.0))
 
     def snapshot(self) -> dict[str, Any]:
         return {"pane": pack_array(self._pane), "cells": pack_array(self._cells)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._pane, self._cells = unpack_array(state["pane"]), unpack_array(state["cells"])
+        self._closed_of = np.full(len(self._pane), _NO_PANE, np.int64)
+        self._closed = np.empty((len(self._pane), *self._closed.shape[1:]))
 
     def _reserve(self, streams: int) -> None:
         have = len(self._pane)
@@ -159,6 +165,8 @@ class Windows:
             more = max(streams, 2 * have) - have
             self._pane = np.concatenate([self._pane, np.full((more, self.panes), _NO_PANE, np.int64)])
             self._cells = np.concatenate([self._cells, _empty_cells((more, self.panes, self._channels))])
+            self._closed_of = np.append(self._closed_of, np.full(more, _NO_PANE))
+            self._closed = np.concatenate([self._closed, np.empty((more, *self._closed.shape[1:]))])
 
     def _running_cells(
         self, runs: Runs, run_stream: NDArray[np.int32], run_pane: Int64, offset_ns: Int64, values: Float64
@@ -182,25 +190,34 @@ class Windows:
         cells[..., _MAX] = runs.accumulate(np.maximum, np.where(valid, values, -np.inf), start[..., _MAX])
         return cells
 
-    def _closed(self, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64) -> Moments:
-        """For each run, the panes before its own, merged oldest first; times are relative to the run's own pane."""
-        m = len(run_stream)
-        before = self.panes - 1
+    def _closed_panes(self, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64) -> Float64:
+        """For each run, the moments of the panes before its own; shape (runs, fields, c)."""
+        closed = self._closed[run_stream]
+        changed = np.flatnonzero(self._closed_of[run_stream] != run_pane)
+        if len(changed):
+            merged = self._merge_before(changed, run_stream, run_pane, final)
+            closed[changed] = np.stack(merged, axis=1)
+        return closed
+
+    def _merge_before(self, wanted: Int64, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64) -> Moments:
+        """Panes before the runs `wanted`, merged oldest first; times are relative to the run's own pane."""
+        m, before = len(wanted), self.panes - 1
+        stream, pane = run_stream[wanted], run_pane[wanted]
         found = np.zeros((m, before), bool)
         cells = np.empty((m, before, self._channels, _FIELDS))
         for d in range(1, self.panes):  # panes of earlier batches
-            slot = (run_pane - d) % self.panes
-            hit = self._pane[run_stream, slot] == run_pane - d
-            cells[hit, before - d] = self._cells[run_stream[hit], slot[hit]]
+            slot = (pane - d) % self.panes
+            hit = self._pane[stream, slot] == pane - d
+            cells[hit, before - d] = self._cells[stream[hit], slot[hit]]
             found[hit, before - d] = True
-        for back in range(1, min(self.panes, m)):  # panes of this batch, which are newer
-            same = run_stream[back:] == run_stream[:-back]
-            if not same.any():
+        for back in range(1, min(self.panes, len(run_stream))):  # panes of this batch, which are newer
+            earlier = np.maximum(wanted - back, 0)
+            distance = pane - run_pane[earlier]
+            rows = np.flatnonzero((wanted >= back) & (run_stream[earlier] == stream) & (distance < self.panes))
+            if len(rows) == 0:
                 break
-            distance = run_pane[back:] - run_pane[:-back]
-            rows = np.flatnonzero(same & (distance < self.panes)) + back
-            column = before - distance[rows - back]
-            cells[rows, column] = final[rows - back]
+            column = before - distance[rows]
+            cells[rows, column] = final[earlier[rows]]
             found[rows, column] = True
         cells[~found] = _empty_cells((self._channels,))
         merged = _moments(_empty_cells((m, self._channels)), 0.0)
@@ -209,13 +226,14 @@ class Windows:
                 merged = merged.merge(_moments(cells[:, place], (place - before) * self.pane_ns / 1e9))
         return merged
 
-    def _store(self, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64) -> None:
+    def _store(self, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64, closed: Float64) -> None:
         last = np.flatnonzero(np.append(run_stream[1:] != run_stream[:-1], True))
         newest = np.repeat(run_pane[last], np.diff(last, prepend=-1))
         kept = np.flatnonzero(run_pane > newest - self.panes)
         slot = run_pane[kept] % self.panes
         self._pane[run_stream[kept], slot] = run_pane[kept]
         self._cells[run_stream[kept], slot] = final[kept]
+        self._closed_of[run_stream[last]], self._closed[run_stream[last]] = run_pane[last], closed[last]
 
 
 def _empty_cells(shape: tuple[int, ...]) -> Float64:
