@@ -1,0 +1,37 @@
+"""What tests may need of the machine: skipped with a reason where it is missing, never passed silently."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def shared_data() -> Path:
+    """Real labelled data beside the project (or at EDGECTL_SHARED); it is never committed."""
+    return Path(os.environ.get("EDGECTL_SHARED", ROOT.parent / "shared")) / "data"
+
+
+MISSING = {
+    "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",
+    "shared": lambda: None if shared_data().is_dir() else "needs the labelled data in ../shared/data",
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for component in marker.args:
+            reason = MISSING[component]()
+            if reason:
+                pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of the labelled data; the test that asks for it is skipped where there is none."""
+    if not shared_data().is_dir():
+        pytest.skip(str(MISSING["shared"]()))
+    return shared_data()
