@@ -1,0 +1,214 @@
+"""What agent.yaml says, as typed values; not what runs.
+
+Durations and sizes stay text in the file (``5m``, ``200M``) and are numbers here, each read once by `_quantities` when
+the file is loaded, so that a wrong one is refused with its key before anything starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from edgectl_agent import yamlfile
+from edgectl_agent.core.errors import ConfigError
+from edgectl_agent.core.messages import Name, Severity
+from edgectl_agent.core.units import duration_ns, size_bytes
+
+Format = Literal["jsonl", "csv"]
+Column = Annotated[str, msgspec.Meta(min_length=1)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+
+HOST_CHANNELS = ("cpu", "memory", "disk_read", "disk_write", "net_rx", "net_tx", "load1")
+"""What host-metrics measures: percent, percent, bytes/s (four times), and the run queue over one minute."""
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Immutable; refuses what it does not know."""
+
+
+class Mapping(_Strict, frozen=True, kw_only=True):
+    """How a record becomes a reading: which column is the time, the stream and each channel.
+
+    A column is a CSV header or, in JSON, a key or a dotted path of keys. ``stream: "=press-3"`` names one stream for
+    the whole source.
+    """
+
+    path: str
+    format: Format = "jsonl"
+    stream: Column
+    time: Column
+    channels: Annotated[dict[str, Column], msgspec.Meta(min_length=1)]
+    zone: str = "UTC"
+    """Of times without an offset."""
+
+
+class TailConfig(Mapping, frozen=True, kw_only=True, tag_field="type", tag="tail"):
+    """Follow a file that grows."""
+
+    start: Literal["start", "end"] = msgspec.field(name="from", default="start")
+    live: bool = True
+    """Event times are the present: a reading from the future is refused. ``false`` for simulated time."""
+
+
+class ReplayConfig(Mapping, frozen=True, kw_only=True, tag_field="type", tag="replay"):
+    """Read a recorded file once, or again and again with shifted times."""
+
+    speed: float | str = 1.0
+    """Seconds of event time per second, or ``max``."""
+    repeat: bool = False
+
+
+class HostMetricsConfig(_Strict, frozen=True, kw_only=True, tag_field="type", tag="host-metrics"):
+    """This machine's own CPU, memory, disk, network and load."""
+
+    every: str = "10s"
+    stream: str = ""
+    """Defaults to the node's name."""
+
+
+SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig
+
+
+class LogAction(_Strict, frozen=True, kw_only=True, tag_field="type", tag="log"):
+    """Append the alert to a file, one JSON object per line."""
+
+    on: Severity | Literal["any"] = "any"
+    path: str = ""
+    """Defaults to ``actions.jsonl`` in the data folder."""
+
+
+class Limits(_Strict, frozen=True, kw_only=True):
+    """What the agent may take. ``memory`` and ``cpu`` are held by the service manager, the rest by the agent."""
+
+    memory: str = "200M"
+    cpu: str = "100%"
+    outbox: str = "200M"
+    streams: PositiveInt = 2000
+    """Streams per model; readings of further ones are refused and counted."""
+
+
+class Snapshot(_Strict, frozen=True, kw_only=True):
+    """How often the detectors' state and the sources' positions are saved together."""
+
+    every: str = "10s"
+
+
+class Batching(_Strict, frozen=True, kw_only=True):
+    """Micro-batches form by whatever has arrived."""
+
+    max: PositiveInt = 2048
+    max_latency: str = "20ms"
+    """How long a reading may lie before the agent looks again."""
+
+
+class Log(_Strict, frozen=True, kw_only=True):
+    """Where the agent's own log goes; ``file`` is ``agent.log`` in the data folder."""
+
+    to: Literal["stderr", "file"] = "stderr"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Api(_Strict, frozen=True, kw_only=True):
+    """The control API."""
+
+    listen: Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")] = "127.0.0.1:0"
+    """Loopback only; port 0 takes a free one, written to ``api.json``."""
+
+
+class Config(_Strict, frozen=True, kw_only=True):
+    """agent.yaml."""
+
+    version: Literal[1]
+    node: Name
+    data_dir: str
+    sources: dict[Name, SourceConfig] = {}
+    models: dict[Name, Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]] = {}
+    """Recipe → the sources that feed it."""
+    actions: tuple[LogAction, ...] = ()
+    limits: Limits = Limits()
+    snapshot: Snapshot = Snapshot()
+    batch: Batching = Batching()
+    log: Log = Log()
+    api: Api = Api()
+
+    def __post_init__(self) -> None:
+        for recipe, names in self.models.items():
+            for i, name in enumerate(names):
+                if name not in self.sources:
+                    known = ", ".join(self.sources) or "none"
+                    raise ConfigError(f"models.{recipe}[{i}]: no source is called {name!r}, known are: {known}")
+            if len(set(names)) != len(names):
+                raise ConfigError(f"models.{recipe}: a source is named twice")
+        for key, text, read, least in _quantities(self):
+            try:
+                enough = read(text) >= read(least)
+            except ConfigError as e:
+                raise ConfigError(f"{key}: {e.message}") from e
+            if not enough:
+                raise ConfigError(f"{key}: expected at least {least}, found {text!r}")
+        for name, source in self.sources.items():
+            _check_source(f"sources.{name}", source)
+
+    @property
+    def folder(self) -> Path:
+        """The data folder: the only one the agent writes to, but for ``actions[].path``."""
+        return Path(self.data_dir)
+
+    @property
+    def snapshot_ns(self) -> int:
+        return duration_ns(self.snapshot.every)
+
+    @property
+    def idle_s(self) -> float:
+        return duration_ns(self.batch.max_latency) / 1e9
+
+    @property
+    def outbox_bytes(self) -> int:
+        return size_bytes(self.limits.outbox)
+
+
+def load(path: Path) -> tuple[Config, str]:
+    """Read agent.yaml; returns it with the SHA-256 of the file's bytes.
+
+    Raises:
+        ConfigError: names the file and the key, with what was expected and what was found.
+    """
+    config = yamlfile.load(path, Config)
+    return config, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def wants(action: LogAction, severity: Severity) -> bool:
+    """Whether `action` fires for an alert of this severity, in any state: an end is worth knowing too."""
+    return action.on in ("any", severity)
+
+
+def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], str]]:
+    """(key, text, how to read it, least allowed) of every duration and size in the file."""
+    hosts = [(n, s) for n, s in config.sources.items() if isinstance(s, HostMetricsConfig)]
+    return [
+        ("limits.memory", config.limits.memory, size_bytes, "64M"),
+        ("limits.outbox", config.limits.outbox, size_bytes, "64k"),
+        ("snapshot.every", config.snapshot.every, duration_ns, "10ms"),
+        ("batch.max_latency", config.batch.max_latency, duration_ns, "1ms"),
+        *((f"sources.{name}.every", host.every, duration_ns, "100ms") for name, host in hosts),
+    ]
+
+
+def _check_source(key: str, source: SourceConfig) -> None:
+    """What the types alone cannot say."""
+    if isinstance(source, ReplayConfig):
+        speed = source.speed
+        if speed != "max" and (isinstance(speed, str) or not 0 < speed < float("inf")):
+            raise ConfigError(f"{key}.speed: expected a factor above 0 or max, found {speed!r}")
+    if not isinstance(source, Mapping):
+        return
+    try:
+        ZoneInfo(source.zone)
+    except (KeyError, ValueError, OSError):
+        expected = "expected a name such as Europe/Paris"
+        raise ConfigError(f"{key}.zone: {source.zone!r} is not a time zone, {expected}") from None
