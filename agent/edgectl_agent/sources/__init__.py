@@ -1,0 +1,43 @@
+"""The sources by their type's name in agent.yaml; a new one is one file, one config Struct and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edgectl_agent.config import SourceConfig
+from edgectl_agent.core.errors import ConfigError
+from edgectl_agent.sources.interface import Source
+
+
+def _tail(config: Any, node: str) -> Source:
+    from edgectl_agent.sources.tail import TailSource
+
+    return TailSource(config)
+
+
+def _replay(config: Any, node: str) -> Source:
+    from edgectl_agent.sources.replay import ReplaySource
+
+    return ReplaySource(config)
+
+
+def _host_metrics(config: Any, node: str) -> Source:
+    from edgectl_agent.sources.host_metrics import HostMetricsSource
+
+    return HostMetricsSource(config, node)
+
+
+SOURCES: dict[str, Callable[[Any, str], Source]] = {
+    "tail": _tail,
+    "replay": _replay,
+    "host-metrics": _host_metrics,
+}
+
+
+def build(config: SourceConfig, node: str) -> Source:
+    """The source that `config` describes, not yet open. Raises `ConfigError` for a type that is not known here."""
+    kind = str(config.__struct_config__.tag)
+    if kind not in SOURCES:
+        raise ConfigError(f"source type {kind!r} is not known, expected one of {', '.join(SOURCES)}")
+    return SOURCES[kind](config, node)

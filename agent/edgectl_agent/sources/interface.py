@@ -57,6 +57,9 @@ class Source(ABC):
     live: bool = False
     """Whether event times are the present, so that readings from the future can be told."""
 
+    waiting: bool = False
+    """Whether what it reads is not there yet."""
+
     @abstractmethod
     def open(self, position: Position | None) -> None:
         """Begin, or continue after `position`. Raises `SourceError`."""

@@ -1,0 +1,266 @@
+"""Lines of bytes → columns. Bounded, strict, and never raises on what a device sends.
+
+Each line is one record and is judged alone, so the result does not depend on how lines are grouped into calls. A record
+becomes a reading or is counted under one reason: ``unparsable``, ``columns`` (CSV cells ≠ header), ``bad-time``,
+``bad-stream``, ``not-a-number``, ``not-finite``. An absent, empty or null channel is a missing value (NaN), not a
+reject. Law: readings + rejects + blank lines = lines.
+
+A block is converted at once; only if something in it is wrong is it judged cell by cell.
+"""
+
+from __future__ import annotations
+
+import csv
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from operator import attrgetter, itemgetter
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+
+from edgectl_agent.config import Mapping
+from edgectl_agent.core.batch import Float64, Int64
+from edgectl_agent.core.errors import SourceError
+from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, times
+
+MAX_LINE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The readings of some lines.
+
+    Attributes:
+        streams: n stream names.
+        event_time: shape (n,), ns since 1970 UTC.
+        values: shape (n, c) in the order of the mapping's channels.
+        line: shape (n,), the index of the line that each reading came from, rising.
+        rejected: records skipped, by reason.
+    """
+
+    streams: tuple[str, ...]
+    event_time: Int64
+    values: Float64
+    line: Int64
+    rejected: dict[str, int]
+
+
+NO_RECORDS = Records((), np.empty(0, np.int64), np.empty((0, 0)), np.empty(0, np.int64), {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Records as the format's reader left them, one entry per line that parsed."""
+
+    line: Sequence[int]
+    time: Sequence[Time]
+    stream: Sequence[str | int] | None
+    channels: Sequence[Sequence[Any]]
+
+
+class Decoder(ABC):
+    """Turns lines of one format into `Records`, by a mapping of columns."""
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._width = len(mapping.channels)
+        self._constant = mapping.stream[1:] if mapping.stream.startswith("=") else None
+        self._zone = UTC if mapping.zone == "UTC" else ZoneInfo(mapping.zone)
+
+    def decode(self, lines: Sequence[bytes]) -> Records:
+        """Read complete lines, each at most `MAX_LINE_BYTES` long, with or without a trailing CR. Never raises."""
+        rejected: Counter[str] = Counter()
+        columns = self._parse(lines, rejected)
+        n = len(columns.line)
+        why: Reasons = np.zeros(n, object)
+        event_time = times(columns.time, self._zone, why)
+        values = np.empty((n, self._width))
+        for c, cells in enumerate(columns.channels):
+            values[:, c] = self._numbers(cells, why)
+        streams = self._streams(columns.stream, n, why)
+        line = np.asarray(columns.line, np.int64)
+        bad = np.flatnonzero(why)
+        if len(bad):
+            rejected.update(why[bad])
+            good = why == 0
+            streams = [s for s, keep in zip(streams, good, strict=True) if keep]
+            event_time, values, line = event_time[good], values[good], line[good]
+        return Records(tuple(streams), event_time, values, line, dict(rejected))
+
+    @abstractmethod
+    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
+        """Split records into cells, skipping blank lines and counting what has no such form."""
+
+    @abstractmethod
+    def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
+        """One channel's cells as numbers, NaN for a missing one; notes in `why` where a cell is neither."""
+
+    def _streams(self, names: Sequence[str | int] | None, n: int, why: Reasons) -> list[str]:
+        if names is None:
+            return [self._constant or ""] * n
+        known = {name: stream_name(name) for name in dict.fromkeys(names)}
+        if "" in known.values():
+            for i, name in enumerate(names):
+                if not known[name]:
+                    why[i] = why[i] or "bad-stream"
+        return [known[name] for name in names]
+
+
+class JsonDecoder(Decoder):
+    """One JSON object per line; columns are keys or dotted paths of keys."""
+
+    def __init__(self, mapping: Mapping) -> None:
+        super().__init__(mapping)
+        leaves: dict[str, tuple[Any, str]] = {mapping.time: (Time, "bad-time")}
+        if self._constant is None:
+            leaves[mapping.stream] = (str | int, "bad-stream")
+        leaves |= dict.fromkeys(mapping.channels.values(), (float | None, "not-a-number"))
+        self._why = {path: reason for path, (_, reason) in leaves.items()}
+        names: dict[str, str] = {}
+        row = _row_type({path: kind for path, (kind, _) in leaves.items()}, names)
+        self._decode = msgspec.json.Decoder(row).decode
+        self._cells: Callable[[Any], tuple[Any, ...]] = attrgetter(*(names[path] for path in leaves))
+
+    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
+        try:
+            rows: list[Any] = list(map(self._decode, lines))
+            where: Sequence[int] = range(len(lines))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            rows, where = self._parse_each(lines, rejected)
+        columns = list(zip(*map(self._cells, rows), strict=True)) or [()] * (len(self._why))
+        first = 1 if self._constant is not None else 2
+        return _Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
+
+    def _parse_each(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[Any], list[int]]:
+        rows, where = [], []
+        for i, line in enumerate(lines):
+            try:
+                rows.append(self._decode(line))
+                where.append(i)
+            except msgspec.ValidationError as e:
+                rejected[self._reason(str(e))] += 1
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                if line.strip():
+                    rejected["unparsable"] += 1
+        return rows, where
+
+    def _reason(self, error: str) -> str:
+        """Tell from msgspec's words (``… - at `$.v.rms` ``, ``… required field `ts` ``) which column is wrong."""
+        text, _, where = error.partition(" - at `$")
+        path = where.rstrip("`").removeprefix(".")
+        if "missing required field" in text:
+            path = ".".join(filter(None, (path, text.split("`")[1])))
+        reason = self._why.get(path, "unparsable")
+        return "not-finite" if reason == "not-a-number" and "out of range" in text else reason
+
+    def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
+        return np.array(cells, np.float64)  # the parser let through finite numbers and None only; None becomes NaN
+
+
+class CsvDecoder(Decoder):
+    """Comma-separated cells under a header; quoted cells as in RFC 4180, but a record never spans lines."""
+
+    def __init__(self, mapping: Mapping, header: bytes, name: str) -> None:
+        """Find the mapping's columns in the file's first line.
+
+        Raises:
+            SourceError: a column is not there, or the header is not CSV; `name` is the file as the message calls it.
+        """
+        super().__init__(mapping)
+        try:
+            found = next(csv.reader([header.decode("utf-8-sig").rstrip("\r\n")], strict=True), [])
+        except (UnicodeDecodeError, csv.Error) as e:
+            raise SourceError(f"{name}: the first line is not a CSV header: {e}") from e
+        position = {column.strip(): i for i, column in reversed(list(enumerate(found)))}
+        wanted = [mapping.time, *([] if self._constant is not None else [mapping.stream]), *mapping.channels.values()]
+        for column in wanted:
+            if column not in position:
+                raise SourceError(f"{name}: column {column!r} is missing, the header has: {', '.join(found)}")
+        self._columns = len(found)
+        self._cells: Callable[[list[str]], tuple[str, ...]] = itemgetter(*(position[column] for column in wanted))
+        self._wanted = len(wanted)
+        self._plain = True
+
+    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
+        rows, where = self._rows(lines, rejected)
+        columns = list(zip(*map(self._cells, rows), strict=True)) or [()] * self._wanted
+        first = 1 if self._constant is not None else 2
+        return _Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
+
+    def _rows(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[list[str]], Sequence[int]]:
+        try:
+            text = b"\n".join(lines).decode()
+            self._plain = text.isascii() and "_" not in text
+            if '"' not in text:
+                rows = list(csv.reader(text.split("\n"), strict=True))
+                if set(map(len, rows)) == {self._columns} and len(rows) == len(lines):
+                    return rows, range(len(lines))
+        except (UnicodeDecodeError, csv.Error):
+            self._plain = False
+        return self._rows_each(lines, rejected)
+
+    def _rows_each(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[list[str]], list[int]]:
+        rows, where = [], []
+        for i, line in enumerate(lines):
+            if not line.strip():
+                continue
+            try:
+                (row,) = csv.reader([line.decode()], strict=True)
+            except (UnicodeDecodeError, csv.Error, ValueError):
+                rejected["unparsable"] += 1
+                continue
+            if len(row) == self._columns:
+                rows.append(row)
+                where.append(i)
+            else:
+                rejected["columns"] += 1
+        return rows, where
+
+    def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
+        if self._plain:
+            try:
+                numbers = np.array(list(map(float, cells)), np.float64)
+                if np.isfinite(numbers).all():
+                    return numbers
+            except ValueError:
+                pass  # some cell is empty or no number: look at each
+        numbers = np.full(len(cells), np.nan)
+        for i, cell in enumerate(cells):
+            found = number(cell)
+            if isinstance(found, str):
+                why[i] = why[i] or found
+            else:
+                numbers[i] = found
+        return numbers
+
+
+def _row_type(leaves: dict[str, Any], names: dict[str, str]) -> Any:
+    """A Struct that holds exactly the wanted paths; fills `names` with path → dotted attribute.
+
+    Times and streams are required; a channel may be absent.
+    """
+    return _struct(((path.split("."), kind, path) for path, kind in leaves.items()), names, "")
+
+
+def _struct(leaves: Iterable[tuple[list[str], Any, str]], names: dict[str, str], prefix: str) -> Any:
+    groups: dict[str, list[tuple[list[str], Any, str]]] = {}
+    for steps, kind, path in leaves:
+        groups.setdefault(steps[0], []).append((steps[1:], kind, path))
+    fields: list[Any] = []
+    rename: dict[str, str] = {}
+    for i, (key, members) in enumerate(groups.items()):
+        attribute = f"f{i}"
+        rename[attribute] = key
+        steps, kind, path = members[0]
+        if not steps:
+            names[path] = prefix + attribute
+            fields.append((attribute, kind, None) if kind == float | None else (attribute, kind))
+        else:
+            inner = _struct(members, names, f"{prefix}{attribute}.")
+            optional = all(member_kind == float | None for _, member_kind, _ in members)
+            fields.append((attribute, inner, msgspec.field(default_factory=inner)) if optional else (attribute, inner))
+    return msgspec.defstruct("Row", fields, rename=rename, kw_only=True, gc=False)

@@ -1,0 +1,114 @@
+"""Complete lines of one open file, with the offset behind each, in bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from edgectl_agent.config import Mapping
+from edgectl_agent.core.batch import Int64
+from edgectl_agent.core.errors import SourceError
+from edgectl_agent.sources.decode import MAX_LINE_BYTES, CsvDecoder, Decoder, JsonDecoder
+
+BLOCK_BYTES = 256 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some lines.
+
+    Attributes:
+        lines: n lines without their line feed.
+        ends: shape (n,), the file offset behind each.
+        too_long: lines skipped among them because they exceed `MAX_LINE_BYTES`.
+    """
+
+    lines: list[bytes]
+    ends: Int64
+    too_long: int = 0
+
+
+NO_LINES = Lines([], np.empty(0, np.int64))
+
+
+class LineReader:
+    """Reads `file` from `offset` on; what follows the last line feed waits for its own."""
+
+    def __init__(self, file: BinaryIO, offset: int = 0) -> None:
+        self._file = file
+        self._seen = offset
+        """Offset of the first byte not yet read from the file."""
+        self._rest = b""
+        self._skipping = False
+        self._ready: list[bytes] = []
+        self._ends: Int64 = np.empty(0, np.int64)
+        self._too_long = 0
+
+    @property
+    def seen(self) -> int:
+        """The offset up to which the file was read."""
+        return self._seen
+
+    def read(self, limit: int) -> Lines:
+        """At most `limit` lines; none when no further line is complete yet. Raises OSError."""
+        while not self._ready and self._fill():
+            pass
+        taken = Lines(self._ready[:limit], self._ends[:limit], self._too_long)
+        self._ready, self._ends, self._too_long = self._ready[limit:], self._ends[limit:], 0
+        return taken
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the bytes read so far do not end with a line feed."""
+        return bool(self._rest) or self._skipping
+
+    def last(self) -> Lines:
+        """At the end of a file that grows no more: what follows the last line feed, as a line."""
+        line, self._rest = self._rest, b""
+        return Lines([line], np.array([self._seen])) if line else NO_LINES
+
+    def _fill(self) -> bool:
+        """Read one block. False at the end of the file."""
+        self._file.seek(self._seen)
+        block = self._file.read(BLOCK_BYTES)
+        if not block:
+            return False
+        if self._skipping:
+            newline = block.find(b"\n")
+            if newline < 0:
+                self._seen += len(block)
+                return True
+            self._skipping, self._seen, block = False, self._seen + newline + 1, block[newline + 1 :]
+        start = self._seen - len(self._rest)
+        self._seen += len(block)
+        lines = (self._rest + block).split(b"\n")
+        self._rest = lines.pop()
+        self._ends = start + np.cumsum([len(line) + 1 for line in lines], dtype=np.int64)
+        self._ready = lines
+        if len(self._rest) > MAX_LINE_BYTES:
+            self._rest, self._skipping, self._too_long = b"", True, self._too_long + 1
+        if any(len(line) > MAX_LINE_BYTES for line in lines):
+            keep = [i for i, line in enumerate(lines) if len(line) <= MAX_LINE_BYTES]
+            self._too_long += len(lines) - len(keep)
+            self._ready, self._ends = [lines[i] for i in keep], self._ends[keep]
+        return True
+
+
+def open_decoder(mapping: Mapping, file: BinaryIO, path: Path) -> tuple[Decoder, int] | None:
+    """The decoder for `file`, which is at its start, and the offset of its first record.
+
+    Returns None while the CSV header is not complete. Raises `SourceError` if the header does not fit the mapping.
+    """
+    if mapping.format == "jsonl":
+        return JsonDecoder(mapping), 0
+    start = file.read(MAX_HEADER_BYTES)
+    header, newline, _ = start.partition(b"\n")
+    if newline:
+        return CsvDecoder(mapping, header, str(path)), len(header) + 1
+    if len(start) == MAX_HEADER_BYTES:
+        raise SourceError(f"{path}: the first line is longer than {MAX_HEADER_BYTES} bytes, expected a CSV header")
+    return None
