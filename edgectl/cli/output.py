@@ -150,10 +150,17 @@ def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
+class PipeClosed(Exception):
+    """Whoever read our stdout went away (``| head``). Not an error; the composition root ends quietly."""
+
+
 def write(text: str) -> None:
     """One piece of data on stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise PipeClosed from None
 
 
 def note(text: str) -> None:

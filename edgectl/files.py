@@ -1,0 +1,44 @@
+"""Replaces a file completely or not at all, also through a power cut."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from edgectl.core.errors import StorageError
+
+
+def write_file(path: Path, content: bytes, mode: int = 0o644) -> bool:
+    """Put `content` at `path`, through a temporary file beside it; returns whether anything changed.
+
+    Raises:
+        StorageError: the disk refuses; `path` is as it was.
+    """
+    try:
+        if path.is_file() and path.read_bytes() == content:
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content, mode)
+    except OSError as e:
+        hint = "make room on this disk" if e.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        raise StorageError(f"cannot write {path}: {(e.strerror or str(e)).lower()}", hint=hint) from e
+    return True
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # Ctrl-C too leaves no litter
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

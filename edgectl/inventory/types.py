@@ -1,0 +1,188 @@
+"""What fleet.yaml says: first as the file has it (`FleetFile`), then with every default settled (`Inventory`).
+
+Durations and sizes stay text where the node reads them again (`Limits`); what the operator's side computes with is a
+number with its unit in the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import msgspec
+from edgectl_agent.config import Column, Limits, LogAction
+from edgectl_agent.config import Format as FileFormat
+from edgectl_agent.core.messages import Name
+
+from edgectl.core.names import unknown
+
+Tier = Literal["far-edge", "near-edge", "regional"]
+Via = Literal["local"]
+"""How a node is reached: a key of `edgectl.connectors.CONNECTORS`."""
+
+STORE_URL = "sqlite:///.edgectl/state.db"
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Immutable; refuses what it does not know."""
+
+
+# ── the file ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RecordsEntry(_Strict, frozen=True, kw_only=True):
+    """A file with records. What is left out comes from the recipe that the source feeds."""
+
+    path: str
+    format: FileFormat | None = None
+    """Default: by the suffix of `path`."""
+    stream: Column | None = None
+    time: Column | None = None
+    channels: dict[str, Column] = {}
+    zone: str | None = None
+
+
+class TailEntry(RecordsEntry, frozen=True, kw_only=True, tag_field="type", tag="tail"):
+    """Follow a file that grows."""
+
+    start: Literal["start", "end"] = msgspec.field(name="from", default="start")
+    live: bool = True
+
+
+class ReplayEntry(RecordsEntry, frozen=True, kw_only=True, tag_field="type", tag="replay"):
+    """Read a recorded file as if it happened now."""
+
+    speed: float | str = 1.0
+    repeat: bool = False
+
+
+class HostMetricsEntry(_Strict, frozen=True, kw_only=True, tag_field="type", tag="host-metrics"):
+    """The machine's own CPU, memory, disk and network."""
+
+    every: str = "10s"
+    stream: str = ""
+
+
+SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry
+
+
+class ConnectEntry(_Strict, frozen=True, kw_only=True):
+    """How a node is reached."""
+
+    via: Via | None = None
+
+
+class ReportEntry(_Strict, frozen=True, kw_only=True):
+    """How often a node is asked, and when its silence means something."""
+
+    every: str | None = None
+    silent_after: str | None = None
+
+
+class LimitsEntry(_Strict, frozen=True, kw_only=True):
+    """What the agent may take."""
+
+    memory: str | None = None
+    cpu: str | None = None
+    outbox: str | None = None
+    streams: Annotated[int, msgspec.Meta(gt=0)] | None = None
+
+
+class Layer(_Strict, frozen=True, kw_only=True):
+    """Settings that a node inherits key by key: defaults < site < node."""
+
+    tier: Tier | None = None
+    connect: ConnectEntry | None = None
+    report: ReportEntry | None = None
+    limits: LimitsEntry | None = None
+
+
+class SiteEntry(Layer, frozen=True, kw_only=True):
+    """What all nodes of a site have in common."""
+
+    labels: dict[Name, str] = {}
+
+
+class NodeEntry(Layer, frozen=True, kw_only=True):
+    """One node."""
+
+    name: Name
+    site: str = ""
+    labels: dict[Name, str] = {}
+    sources: dict[Name, SourceEntry] = {}
+    models: dict[Name, Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]] = {}
+    """Recipe → the sources that feed it."""
+    actions: tuple[LogAction, ...] = ()
+
+
+class RepositoryEntry(_Strict, frozen=True, kw_only=True):
+    """Where the signed repository lies, and where nodes that poll find it."""
+
+    dir: str = "./repo"
+    url: str = ""
+
+
+class FleetFile(_Strict, frozen=True, kw_only=True):
+    """fleet.yaml."""
+
+    version: Literal[1]
+    fleet: Name
+    store: str = STORE_URL
+    repository: RepositoryEntry = RepositoryEntry()
+    time_zone: str = "UTC"
+    defaults: Layer = Layer()
+    sites: dict[Name, SiteEntry | None] | None = None
+    nodes: tuple[NodeEntry, ...] | None = None
+    """A list that was emptied by hand is null in YAML; so is ``sites``."""
+
+
+# ── with every default settled ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One node with all its settings."""
+
+    name: str
+    site: str
+    tier: Tier
+    labels: Mapping[str, str]
+    via: Via
+    report_every_ns: int
+    silent_after_ns: int
+    limits: Limits
+    sources: Mapping[str, SourceEntry]
+    models: Mapping[str, tuple[str, ...]]
+    actions: tuple[LogAction, ...]
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Setting (``report.every``) → where it was said: ``node``, ``site lyon``, ``defaults`` or ``built in``."""
+
+    @property
+    def fields(self) -> dict[str, tuple[str, ...]]:
+        """What a selector can ask for."""
+        labels = {key: (value,) for key, value in self.labels.items()}
+        return {**labels, "name": (self.name,), "site": (self.site,), "tier": (self.tier,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """The whole fleet as the operator wants it."""
+
+    fleet: str
+    store_url: str
+    repository_dir: str
+    repository_url: str
+    time_zone: str
+    nodes: tuple[Node, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.nodes)
+
+    def node(self, name: str) -> Node:
+        """The node of that name. Raises `NothingMatched` with the closest names."""
+        found = next((node for node in self.nodes if node.name == name), None)
+        if found is None:
+            raise unknown("node", name, self.names)
+        return found
