@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-
-from edgectl.core.errors import AdmissionError
 from edgectl_agent.core.batch import Float32
 from edgectl_agent.core.bundle import (
     Adaptation,
@@ -23,6 +21,8 @@ from edgectl_agent.core.bundle import (
     encode,
 )
 from edgectl_agent.inference import Model, golden_error
+
+from edgectl.core.errors import AdmissionError
 
 TOLERANCE: Mapping[Variant, float] = {"fp32": 1e-4, "fp16": 1e-4, "int8": 1e-2}
 """What another processor's kernels may change in a score, with a margin. Float sums differ in the last bits; an 8-bit

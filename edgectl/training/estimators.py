@@ -1,8 +1,8 @@
 """Fits the detectors: standardised features in, an estimator whose score is higher for stranger rows out.
 
 `pca` and `autoencoder` score a row by the mean squared residual of its reconstruction, `isolation-forest` by
-scikit-learn's ``-score_samples`` (Liu, Ting & Zhou, "Isolation Forest", ICDM 2008). Fitting uses one BLAS thread and the
-given seed, so that equal inputs give equal models; see `edgectl.training.export` for their bytes.
+scikit-learn's ``-score_samples`` (Liu, Ting & Zhou, "Isolation Forest", ICDM 2008). Fitting uses one BLAS thread
+and the given seed, so that equal inputs give equal models; see `edgectl.training.export` for their bytes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-
-from edgectl.core.errors import ConfigError
 from edgectl_agent.core.batch import Float32, Float64, Int64
 from edgectl_agent.core.bundle import Estimator
+
+from edgectl.core.errors import ConfigError
 
 Progress: TypeAlias = Callable[[int, int], None]
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-
-from edgectl.training import qdq
-from edgectl.training.estimators import Fitted
 from edgectl_agent.core.batch import Float32
 from edgectl_agent.core.bundle import Estimator, Variant
 from edgectl_agent.inference import Model
+
+from edgectl.training import qdq
+from edgectl.training.estimators import Fitted
 
 Onset: TypeAlias = tuple[str, int]
 """Stream and event time (ns) at which an alert begins."""

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from edgectl_agent.core.batch import Float32, Float64, Int64
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-
-from edgectl_agent.core.batch import Float32, Float64, Int64
 
 TARGET_OPSET = {"": 17, "ai.onnx.ml": 3}
 """skl2onnx refuses a newer ai.onnx.ml for trees."""
