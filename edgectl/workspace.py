@@ -102,7 +102,7 @@ def find(folder: Path | None, environ: Mapping[str, str] | None = None) -> Works
     It need not be initialised: see `require`.
     """
     environ = os.environ if environ is None else environ
-    return Workspace(Path(folder or environ.get(ENVIRONMENT) or ".").expanduser().absolute())
+    return Workspace(Path(folder or environ.get(ENVIRONMENT) or ".").expanduser().resolve())
 
 
 def require(workspace: Workspace) -> Workspace:

@@ -1,0 +1,78 @@
+"""Typed calls to one agent through any connector: the operator's side of the control API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from edgectl_agent.core.messages import AlertPage, Report, UpdateResult
+
+from edgectl.connectors.interface import Connector
+from edgectl.core.errors import RemoteRefused
+
+T = TypeVar("T")
+
+ANSWER_S = 10.0
+"""How long a node may take for what it knows by heart."""
+
+
+class _Have(msgspec.Struct, frozen=True):
+    bundles: tuple[str, ...] = ()
+
+
+class NodeClient:
+    """One node. Each call raises `NodeUnreachable` without an answer and `RemoteRefused` for a refusal."""
+
+    def __init__(self, name: str, connector: Connector) -> None:
+        self.name = name
+        self._connector = connector
+
+    def status(self) -> Report:
+        """The node's health, now."""
+        return self._decode(self._connector.request("GET", "/v1/status", timeout_s=ANSWER_S), Report)
+
+    def alerts(self, after: int = 0, limit: int = 500, wait_s: float = 0.0) -> AlertPage:
+        """Acknowledged records after position `after`; waits up to `wait_s` for the first."""
+        path = f"/v1/alerts?after={after}&limit={limit}&wait={wait_s:g}"
+        return self._decode(self._connector.request("GET", path, timeout_s=ANSWER_S + wait_s), AlertPage)
+
+    def release(self, through: int) -> None:
+        """The records up to `through` are stored durably here: the node may delete them."""
+        self._connector.request("POST", "/v1/alerts/release", msgspec.json.encode({"through": through}))
+
+    def have(self) -> frozenset[str]:
+        """Digests of the bundles that the node has already."""
+        return frozenset(self._decode(self._connector.request("GET", "/v1/have"), _Have).bundles)
+
+    def push(self, files: Mapping[str, bytes | Path]) -> None:
+        """Put a slice of the repository into the node's spool; `update` makes the node look at it."""
+        self._connector.upload(files)
+
+    def update(self, timeout_s: float = 60.0) -> UpdateResult:
+        """Order the node to apply what its spool holds. A refusal is a result here, with its reason and exit code."""
+        return self._order("/v1/update", b"{}", timeout_s)
+
+    def rollback(self, recipe: str, epoch: int) -> UpdateResult:
+        """Order the node to return to the bundle in its other slot; `epoch` is the one that it obeys now."""
+        return self._order("/v1/rollback", msgspec.json.encode({"recipe": recipe, "epoch": epoch}), 60.0)
+
+    def close(self) -> None:
+        self._connector.close()
+
+    def _order(self, path: str, body: bytes, timeout_s: float) -> UpdateResult:
+        try:
+            return self._decode(self._connector.request("POST", path, body, timeout_s), UpdateResult)
+        except RemoteRefused as e:
+            if e.status != 409:
+                raise
+            return UpdateResult(state="refused", reason=e.reason, message=e.message, exit_code=e.exit_code)
+
+    def _decode(self, raw: bytes, into: type[T]) -> T:
+        try:
+            return msgspec.json.decode(raw, type=into)
+        except msgspec.MsgspecError as e:
+            raise RemoteRefused(
+                f"node {self.name}: its answer is not a {into.__name__.strip('_')}: {e}", status=200, reason="protocol"
+            ) from e
