@@ -1,0 +1,139 @@
+"""Synthetic faults with known times, put into held-out readings: what the detector finds of them needs no labels.
+
+They answer two questions: how much of a fault of a stated size is found, and how late; and whether a smaller variant
+raises the same alerts as the full one (which needs alerts to compare). Sizes are in units of the channel's usual spread
+within its stream, so that a fault means the same on every channel. Recall of real faults may differ: real faults are
+not these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from edgectl_agent.core.batch import Float64
+from edgectl_agent.core.bundle import Channel
+
+from edgectl.training.tables import Table
+
+Kind = Literal["spike", "level", "drift", "variance", "stuck"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SIZES: dict[Kind, float] = {"spike": 8.0, "level": 4.0, "drift": 6.0, "variance": 4.0, "stuck": 0.0}
+"""Spreads added (spike, level), reached at the end (drift), or by which deviations grow (variance)."""
+_LENGTH = (20, 120)
+"""Readings that a fault lasts, except a spike."""
+_MOST = 20
+"""Faults per kind at most."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: rows of one stream, in order, and the channel that they change."""
+
+    kind: Kind
+    stream: str
+    channel: int
+    start_ns: int
+    end_ns: int
+    sign: float
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of one kind. `delay_ns` is the median from the first faulty reading to the onset, NaN if none."""
+
+    kind: Kind
+    injected: int
+    found: int
+    delay_ns: float
+
+
+def plan(table: Table, first_row: int, window_ns: int, seed: int) -> tuple[Fault, ...]:
+    """Where to put faults: apart from each other, all kinds in turn, streams in turn.
+
+    Args:
+        table: the readings.
+        first_row: faults lie at or after this row.
+        window_ns: the recipe's longest window; it must have passed between two faults of a stream.
+        seed: decides places, channels and signs.
+    """
+    random = np.random.default_rng(seed)
+    length = _length(table, window_ns)
+    places: list[tuple[int, np.ndarray]] = []
+    for stream in range(len(table.streams)):
+        rows = first_row + np.flatnonzero(table.stream[first_row:] == stream)
+        if len(rows) == 0:
+            continue
+        time = table.event_time[rows]
+        at = int(np.searchsorted(time, time[0] + window_ns))
+        while at + length < len(rows):
+            start = at + int(random.integers(0, length // 2 + 1))
+            if start + length > len(rows):
+                break
+            places.append((stream, rows[start : start + length]))
+            at = int(np.searchsorted(time, time[start + length - 1] + window_ns)) + length
+    places = [places[i] for i in random.permutation(len(places))[: _MOST * len(KINDS)]]
+    faults = []
+    for number, (stream, rows) in enumerate(places):
+        kind = KINDS[number % len(KINDS)]
+        rows = rows[:1] if kind == "spike" else rows
+        channel, sign = int(random.integers(table.values.shape[1])), float(random.choice([-1.0, 1.0]))
+        start_ns, end_ns = int(table.event_time[rows[0]]), int(table.event_time[rows[-1]])
+        faults.append(Fault(kind, table.streams[stream], channel, start_ns, end_ns, sign, tuple(map(int, rows))))
+    return tuple(faults)
+
+
+def inject(table: Table, faults: Sequence[Fault], channels: Sequence[Channel]) -> Table:
+    """A copy of `table` with the faults in it; values stay within their channel's range."""
+    values = table.values.copy()
+    for fault in faults:
+        rows, channel = np.array(fault.rows), channels[fault.channel]
+        same = table.values[table.stream == table.streams.index(fault.stream), fault.channel]
+        low = -np.inf if channel.low is None else channel.low
+        high = np.inf if channel.high is None else channel.high
+        values[rows, fault.channel] = np.clip(_faulty(fault, values[rows, fault.channel], same), low, high)
+    return Table(table.streams, table.stream, table.event_time, values)
+
+
+def judge(faults: Sequence[Fault], onsets: Sequence[tuple[str, int]], window_ns: int) -> tuple[Found, ...]:
+    """Which faults have an onset on their stream from their first reading until one window after their last."""
+    out = []
+    for kind in KINDS:
+        mine = [f for f in faults if f.kind == kind]
+        delays = []
+        for fault in mine:
+            hits = [t for s, t in onsets if s == fault.stream and fault.start_ns <= t <= fault.end_ns + window_ns]
+            if hits:
+                delays.append(min(hits) - fault.start_ns)
+        out.append(Found(kind, len(mine), len(delays), float(np.median(delays)) if delays else float("nan")))
+    return tuple(out)
+
+
+def _faulty(fault: Fault, x: Float64, stream_values: Float64) -> Float64:
+    spread = _spread(stream_values)
+    size = fault.sign * SIZES[fault.kind] * spread
+    if fault.kind in ("spike", "level"):
+        return x + size
+    if fault.kind == "drift":
+        return x + size * np.linspace(0.0, 1.0, len(x))
+    if fault.kind == "variance":
+        middle = np.nanmean(x) if not np.isnan(x).all() else 0.0
+        return middle + (x - middle) * SIZES["variance"]
+    return np.where(np.isnan(x), x, x[0])
+
+
+def _spread(values: Float64) -> float:
+    """The usual spread: interquartile range as a normal distribution's deviation, else the standard deviation."""
+    some = values[~np.isnan(values)]
+    if len(some) == 0:
+        return 1.0
+    low, high = np.percentile(some, [25, 75])
+    return float((high - low) / 1.349 or some.std() or 1.0)
+
+
+def _length(table: Table, window_ns: int) -> int:
+    interval = max(table.interval_ns, 1)
+    return int(np.clip(window_ns // (2 * interval), *_LENGTH))
