@@ -49,6 +49,10 @@ class StreamTable:
             self._names.append(name)
         return found
 
+    def find(self, name: str) -> int | None:
+        """Index of `name`, None if it was never interned."""
+        return self._index.get(name)
+
     def name(self, index: int) -> str:
         return self._names[index]
 
