@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
+from edgectl_agent.core import onnx_graph
 from edgectl_agent.core.batch import Float32
 from edgectl_agent.core.bundle import Estimator, Variant
 from edgectl_agent.inference import Model
@@ -98,3 +99,10 @@ def test_two_processes_train_to_the_same_bytes() -> None:
     first, second = (run.communicate(timeout=120)[0] for run in runs)
     here = [f"{n} {v} {hashlib.sha256(exported(n, v)[1]).hexdigest()}" for n, v in all_exports()]
     assert first.splitlines() == second.splitlines() == here
+
+
+@EVERY_EXPORT
+def test_a_node_admits_every_export(name: str, variant: Variant) -> None:
+    summary = onnx_graph.check(exported(name, variant)[1])
+    assert summary.nodes < 50
+    assert summary.domains <= {"", "ai.onnx.ml"}

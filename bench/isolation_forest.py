@@ -1,0 +1,105 @@
+"""One-row scoring of an isolation forest: our one tree node against skl2onnx's own export and against scikit-learn.
+
+100 trees of 256 samples over 16 features, all three in this process, in turns, so that a busy moment hits them alike.
+Exits with 1 when a goal is missed:
+
+    python bench/isolation_forest.py
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import skl2onnx
+from edgectl_agent.core.batch import Float32
+from edgectl_agent.inference import Model
+from skl2onnx.common.data_types import FloatTensorType
+from threadpoolctl import threadpool_limits
+
+from edgectl.training.estimators import Fitted, fit
+from edgectl.training.export import to_onnx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench._report import record
+
+_WIDTH, _ROUNDS = 16, 30
+
+
+def main() -> int:
+    """Measure, check equality, record."""
+    z = np.random.default_rng(0).normal(size=(4_000, _WIDTH)).astype(np.float32)
+    fitted = fit("isolation-forest", z, seed=1, params={}, progress=lambda done, total: None)
+    theirs = skl2onnx_export(fitted)  # before `to_onnx` registers our converter
+    ours = to_onnx(fitted)
+    scorers: dict[str, tuple[Callable[[Float32], object], int]] = {
+        "ours": (runner(ours, "score"), 200),
+        "agent": (Model(ours).score, 200),
+        "skl2onnx": (runner(theirs, "score_samples"), 10),
+        "scikit-learn": (fitted.model.score_samples, 4),
+    }
+    with threadpool_limits(1):
+        expected = fitted.score(z)
+        took = in_turns(scorers, z)
+    for name, us in took.items():
+        record(f"forest.one_row.{name}", us, "µs", better="lower")
+    deviation = float(np.abs(Model(ours).score(z) - expected).max())
+    met = [
+        record(
+            "forest.one_row.speedup", took["skl2onnx"] / took["ours"], "×", better="higher", peer="skl2onnx", goal=60
+        ),
+        record(
+            "forest.one_row.speedup",
+            took["scikit-learn"] / took["ours"],
+            "×",
+            better="higher",
+            peer="scikit-learn",
+            goal=250,
+        ),
+        record("forest.max_deviation", deviation, "score", better="lower", peer="scikit-learn", goal=1e-5),
+        record("forest.size", len(ours) / len(theirs), "share", better="lower", peer="skl2onnx", goal=0.25),
+    ]
+    record("forest.bytes", len(ours), "B", better="lower")
+    return 0 if all(met) else 1
+
+
+def skl2onnx_export(fitted: Fitted) -> bytes:
+    """The forest by skl2onnx's own converter."""
+    model = skl2onnx.to_onnx(
+        fitted.model,
+        initial_types=[("features", FloatTensorType([None, fitted.width]))],
+        target_opset={"": 17, "ai.onnx.ml": 3},
+        options={id(fitted.model): {"score_samples": True}},
+    )
+    return bytes(model.SerializeToString())
+
+
+def runner(onnx: bytes, output: str) -> Callable[[Float32], object]:
+    """A session with the agent's options, called without the agent's padding: model against model."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    return lambda row: session.run([output], {"features": row})
+
+
+def in_turns(scorers: dict[str, tuple[Callable[[Float32], object], int]], z: Float32) -> dict[str, float]:
+    """Median µs per call of each scorer; every round gives each one its number of calls."""
+    rows = [np.ascontiguousarray(z[i : i + 1]) for i in range(256)]
+    spent: dict[str, list[float]] = {name: [] for name in scorers}
+    for _ in range(_ROUNDS):
+        for name, (score, calls) in scorers.items():
+            for i in range(calls):
+                started = time.perf_counter_ns()
+                score(rows[i % len(rows)])
+                spent[name].append((time.perf_counter_ns() - started) / 1e3)
+    return {name: float(np.median(times)) for name, times in spent.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
