@@ -34,8 +34,7 @@ def record(
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
     against = f" against {peer}" if peer else ""
-    wanted = (
-        "" if goal is None else f" (goal {'≥' if better == 'higher' else '≤'} {goal:g}: {'met' if met else 'MISSED'})"
-    )
+    sign, verdict = "≥" if better == "higher" else "≤", "met" if met else "MISSED"
+    wanted = "" if goal is None else f" (goal {sign} {goal:g}: {verdict})"
     sys.stdout.write(f"{name}: {value:.4g} {unit}{against}{wanted}\n")
     return met

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench._report import record
 
-_WIDTH, _ROUNDS = 16, 30
+_WIDTH, _ROUNDS = 16, 6
 
 
 def main() -> int:
@@ -38,10 +38,10 @@ def main() -> int:
     theirs = skl2onnx_export(fitted)  # before `to_onnx` registers our converter
     ours = to_onnx(fitted)
     scorers: dict[str, tuple[Callable[[Float32], object], int]] = {
-        "ours": (runner(ours, "score"), 200),
-        "agent": (Model(ours).score, 200),
-        "skl2onnx": (runner(theirs, "score_samples"), 10),
-        "scikit-learn": (fitted.model.score_samples, 4),
+        "ours": (runner(ours, "score", lean=True), 1_000),
+        "agent": (Model(ours).score, 1_000),
+        "skl2onnx": (runner(theirs, "score_samples", lean=False), 50),
+        "scikit-learn": (fitted.model.score_samples, 20),
     }
     with threadpool_limits(1):
         expected = fitted.score(z)
@@ -50,16 +50,9 @@ def main() -> int:
         record(f"forest.one_row.{name}", us, "µs", better="lower")
     deviation = float(np.abs(Model(ours).score(z) - expected).max())
     met = [
-        record(
-            "forest.one_row.speedup", took["skl2onnx"] / took["ours"], "×", better="higher", peer="skl2onnx", goal=60
-        ),
-        record(
-            "forest.one_row.speedup",
-            took["scikit-learn"] / took["ours"],
-            "×",
-            better="higher",
-            peer="scikit-learn",
-            goal=250,
+        *(
+            record("forest.one_row.speedup", took[peer] / took["ours"], "×", better="higher", peer=peer, goal=goal)
+            for peer, goal in (("skl2onnx", 60), ("scikit-learn", 250))
         ),
         record("forest.max_deviation", deviation, "score", better="lower", peer="scikit-learn", goal=1e-5),
         record("forest.size", len(ours) / len(theirs), "share", better="lower", peer="skl2onnx", goal=0.25),
@@ -79,17 +72,20 @@ def skl2onnx_export(fitted: Fitted) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def runner(onnx: bytes, output: str) -> Callable[[Float32], object]:
-    """A session with the agent's options, called without the agent's padding: model against model."""
+def runner(onnx: bytes, output: str, *, lean: bool) -> Callable[[Float32], object]:
+    """A session called without the agent's padding: model against model.
+
+    `lean` has the agent's memory options; they slow skl2onnx's many nodes down, so that one runs with the defaults.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = not lean
     session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     return lambda row: session.run([output], {"features": row})
 
 
 def in_turns(scorers: dict[str, tuple[Callable[[Float32], object], int]], z: Float32) -> dict[str, float]:
-    """Median µs per call of each scorer; every round gives each one its number of calls."""
+    """µs per call of each scorer, lower decile: the rest is what other processes did to it meanwhile."""
     rows = [np.ascontiguousarray(z[i : i + 1]) for i in range(256)]
     spent: dict[str, list[float]] = {name: [] for name in scorers}
     for _ in range(_ROUNDS):
@@ -98,7 +94,7 @@ def in_turns(scorers: dict[str, tuple[Callable[[Float32], object], int]], z: Flo
                 started = time.perf_counter_ns()
                 score(rows[i % len(rows)])
                 spent[name].append((time.perf_counter_ns() - started) / 1e3)
-    return {name: float(np.median(times)) for name, times in spent.items()}
+    return {name: float(np.quantile(times, 0.1)) for name, times in spent.items()}
 
 
 if __name__ == "__main__":
