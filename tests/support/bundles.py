@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-
 from edgectl_agent.core.bundle import (
     Adaptation,
     AlertRule,
@@ -32,6 +30,7 @@ from edgectl_agent.core.bundle import (
     digest,
 )
 from edgectl_agent.core.messages import BundleRef, Release
+from onnx import TensorProto, helper, numpy_helper
 
 SECOND = 10**9
 MINUTE = 60 * SECOND

@@ -6,6 +6,7 @@ permitted fallbacks, quarantine, or which bundle belongs to which placement; the
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +15,11 @@ from edgectl_agent.core.bundle import Bundle, Variant
 from edgectl_agent.core.errors import AdmissionError, AttackError, ExpiredError, TrustError
 from edgectl_agent.core.messages import Assignment, Epoch, Placement, Quarantine, Release, Sha256, TrustStatus
 from edgectl_agent.core.units import iso
+
+SIGNED_FIELD = "x-edgectl-signed"
+"""Field of all signed metadata: when it was signed, ISO 8601 in UTC. TUF itself tells only when metadata ends."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class _Value(msgspec.Struct, frozen=True):
@@ -153,7 +159,7 @@ def wanted(assignment: Assignment, node: str, standing: Standing) -> tuple[Wante
     """The placements that `node` does not run yet, by recipe.
 
     Raises:
-        TrustError: the node is in two placements of a recipe.
+        TrustError: the node is in two placements of a recipe; a recipe's name is none (it becomes a folder's name).
         AdmissionError: a placement is quarantined here and the epoch has not risen since.
     """
     found = []
@@ -161,6 +167,8 @@ def wanted(assignment: Assignment, node: str, standing: Standing) -> tuple[Wante
         mine = [p for p in placements if node in p.nodes]
         if not mine:
             continue
+        if _NAME.fullmatch(recipe) is None:
+            raise TrustError(f"assignment names a recipe {recipe!r}, which is no name", reason="malformed")
         if len(mine) > 1:
             raise TrustError(f"assignment places {node} twice for {recipe}", reason="malformed")
         placement, running = mine[0], standing.running.get(recipe)
