@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "audit": ("edgectl.cli.audit:audit", "Compare desired with actual; silent when they agree."),
     "repo": ("edgectl.cli.repo:app", "Show and refresh the signed repository."),
     "completion": ("edgectl.cli.help:completion", "Print the completion script for a shell."),
-    "help": ("edgectl.cli.help:app", "Explain exit codes."),
+    "help": ("edgectl.cli.help:app", "Explain exit codes and fleet.yaml."),
 }
 
 

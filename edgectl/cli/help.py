@@ -33,6 +33,14 @@ def exit_codes(output: FormatOption = Format.TABLE) -> None:
     emit(rows, (Column("CODE", "code", right=True), Column("MEANING", "meaning")), output, name="code")
 
 
+@app.command("fleet.yaml")
+def fleet_yaml() -> None:
+    """Print an example fleet.yaml with every key explained."""
+    from edgectl.inventory.example import text
+
+    write(text().rstrip("\n"))
+
+
 def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")]) -> None:
     """Print the completion script for a shell, as in: source <(edgectl completion bash)."""
     from typer._completion_shared import get_completion_script

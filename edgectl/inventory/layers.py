@@ -85,6 +85,7 @@ def _node(key: str, entry: NodeEntry, file: FleetFile) -> Node:
                 return value
         raise AssertionError(path)  # BUILT_IN has every setting
 
+    origins.update({f"labels.{key}": f"site {entry.site}" for key in site.labels if key not in entry.labels})
     limits = {name: setting(f"limits.{name}") for name in LimitsEntry.__struct_fields__}
     return Node(
         name=entry.name,

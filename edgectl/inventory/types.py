@@ -16,6 +16,7 @@ from edgectl_agent.config import Format as FileFormat
 from edgectl_agent.core.messages import Name
 
 from edgectl.core.names import unknown
+from edgectl.core.records import Expected
 
 Tier = Literal["far-edge", "near-edge", "regional"]
 Via = Literal["local"]
@@ -163,6 +164,11 @@ class Node:
         """What a selector can ask for."""
         labels = {key: (value,) for key, value in self.labels.items()}
         return {**labels, "name": (self.name,), "site": (self.site,), "tier": (self.tier,)}
+
+    @property
+    def expected(self) -> Expected:
+        """What the rules of status and audit need."""
+        return Expected(silent_after_ns=self.silent_after_ns, site=self.site, tier=self.tier)
 
 
 @dataclass(frozen=True, kw_only=True)

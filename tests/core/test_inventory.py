@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgectl.core.errors import ConfigError, NothingMatched
-from edgectl.inventory import editing
+from edgectl.initialise import FLEET as FIRST_FLEET
+from edgectl.inventory import editing, example
 from edgectl.inventory.reading import parse
 
 FLEET = textwrap.dedent(
@@ -153,3 +154,8 @@ def test_any_label_survives_being_written_and_read(labels: dict[str, str]) -> No
         except ConfigError:
             continue  # what YAML cannot carry is refused, never altered
         assert dict(parse(added).node("new").labels) == labels
+
+
+def test_the_example_is_a_valid_fleet_and_the_one_that_init_writes_is_too() -> None:
+    assert parse(example.text(), example.NAME).node("lyon-press-01").tier == "near-edge"
+    assert parse(FIRST_FLEET.format(fleet="acme")).names == ()

@@ -1,0 +1,176 @@
+"""`edgectl nodes`: who is in the fleet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgectl.cli import wiring
+from edgectl.cli.output import (
+    Column,
+    Format,
+    FormatOption,
+    Settings,
+    YesOption,
+    aligned,
+    confirm,
+    emit,
+    emit_one,
+    note,
+    settings,
+)
+from edgectl.core.errors import EdgeError
+
+if TYPE_CHECKING:
+    from edgectl.inventory.types import Node
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Node names for the shell; it must never fail at the prompt."""
+    try:
+        return [name for name in wiring.inventory(settings(ctx).workspace).names if name.startswith(incomplete)]
+    except EdgeError:
+        return []
+
+
+Name = Annotated[str, typer.Argument(help="The node's name.", autocompletion=_complete)]
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Its name: letters, digits, '.', '_' and '-'.")],
+    via: Annotated[str, typer.Option(help="How it is reached: local (a process on this machine).")] = "local",
+    tier: Annotated[str, typer.Option(help="far-edge, near-edge or regional (default: fleet.yaml's).")] = "",
+    site: Annotated[str, typer.Option(help="A site of fleet.yaml.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeatable.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=tail:PATH, NAME=replay:PATH@SPEED or NAME=host-metrics:EVERY; repeatable."),
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="RECIPE=SOURCE[,SOURCE…]; repeatable.")] = None,
+    no_start: Annotated[bool, typer.Option("--no-start", help="Do not start its agent.")] = False,
+) -> None:
+    """Add a node to fleet.yaml, place its files and start its agent."""
+    from edgectl import provision
+    from edgectl.inventory import shorthand
+
+    workspace = settings(ctx).workspace
+    parts = {
+        "site": site,
+        "tier": tier,
+        "connect": {"via": via},
+        "labels": shorthand.labels(label or ()),
+        "sources": shorthand.sources(source or ()),
+        "models": shorthand.models(model or ()),
+    }
+    entry = {"name": name} | {key: value for key, value in parts.items() if value}
+    with workspace.lock(f"nodes add {name}"):
+        root = wiring.repository(workspace, wiring.inventory(workspace)).root_bytes()
+        node = provision.add(entry, workspace, wiring.columns(workspace), root, wiring.connecting(workspace))
+        if not no_start:
+            wiring.connector(workspace, node).start()
+    note(f"{name} is in the fleet{'' if no_start else ' and runs'}")
+
+
+@app.command("list")
+def list_(
+    ctx: typer.Context,
+    select: Annotated[str, typer.Option(help="Which: site=lyon,tier=far-edge,!line=press,name=~gw-.*")] = "",
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Nodes with their state from the last report."""
+    from edgectl.overview import nodes
+
+    workspace = settings(ctx).workspace
+    fleet = wiring.inventory(workspace)
+    with wiring.store(workspace, fleet) as store:
+        rows = nodes(fleet, store.nodes.all(), select, wiring.now())
+    columns = (
+        Column("NAME", "name"),
+        Column("SITE", "site"),
+        Column("TIER", "tier"),
+        Column("VIA", "via"),
+        Column("STATE", "state", style=lambda row: row.style),
+        Column("MODELS", lambda row: ", ".join(f"{m} {v}".strip() for m, v in row.models.items())),
+        Column("AGE", lambda row: row.age, right=True),
+        Column("LABELS", lambda row: ",".join(f"{k}={v}" for k, v in row.labels.items()), wide=True),
+        Column("DETAIL", "detail", wide=True),
+    )
+    emit(rows, columns, output, empty="the fleet has no node yet: edgectl nodes add NAME --via local")
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name, output: FormatOption = Format.TABLE) -> None:
+    """Every setting of a node, and where it was said."""
+    from edgectl.overview import node_settings
+
+    workspace = settings(ctx).workspace
+    node = wiring.inventory(workspace).node(name)
+    rows = node_settings(node)
+    lines = [("SETTING", "VALUE", "FROM"), *((row.setting, row.value, row.origin) for row in rows)]
+    emit_one({"name": node.name, "settings": rows}, output, lambda wide: aligned(lines, [False] * 3))
+
+
+@app.command()
+def start(ctx: typer.Context, name: Name) -> None:
+    """Bring a node's files up to date and start its agent."""
+    changed = _place(settings(ctx), name, "start", stop=False)
+    note(f"{name} runs{'; its new settings hold after edgectl nodes restart ' + name if changed else ''}")
+
+
+@app.command()
+def stop(ctx: typer.Context, name: Name) -> None:
+    """End a node's agent; what it has stored stays."""
+    workspace = settings(ctx).workspace
+    node = wiring.inventory(workspace).node(name)
+    with workspace.lock(f"nodes stop {name}"):
+        wiring.connector(workspace, node).stop()
+    note(f"{name} is stopped")
+
+
+@app.command()
+def restart(ctx: typer.Context, name: Name) -> None:
+    """End a node's agent, bring its files up to date and start it."""
+    _place(settings(ctx), name, "restart", stop=True)
+    note(f"{name} runs")
+
+
+@app.command()
+def remove(
+    ctx: typer.Context,
+    name: Name,
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Keep alerts that were not collected.")] = False,
+    yes: YesOption = False,
+) -> None:
+    """Stop a node, delete its files and take it out of fleet.yaml."""
+    from edgectl import provision
+
+    said = settings(ctx)
+    workspace = said.workspace
+    fleet = wiring.inventory(workspace)
+    node = fleet.node(name)
+    lost = "" if keep_data else ", with alerts that were not collected"
+    if not confirm(f"Remove node {name} and its files{lost}?", yes=yes, settings=said):
+        return note("nothing was removed")
+    with workspace.lock(f"nodes remove {name}"):
+        provision.remove(node, workspace, wiring.connector(workspace, node), keep_data)
+        with wiring.store(workspace, fleet) as store:
+            store.nodes.forget(name)
+    return note(f"{name} is removed")
+
+
+def _place(said: Settings, name: str, verb: str, stop: bool) -> bool:
+    """Write a node's files and see that its agent runs; returns whether a running agent has old settings."""
+    from edgectl import provision
+
+    workspace = said.workspace
+    fleet = wiring.inventory(workspace)
+    node: Node = fleet.node(name)
+    with workspace.lock(f"nodes {verb} {name}"):
+        root = wiring.repository(workspace, fleet).root_bytes()
+        files = provision.files(node, workspace, wiring.columns(workspace), root)
+        return provision.run(wiring.connector(workspace, node), files, restart=stop)

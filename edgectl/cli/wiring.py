@@ -1,0 +1,154 @@
+"""Puts the parts together for a verb: what fleet.yaml names becomes the store, the repository and the connections.
+
+Nothing is opened before it is asked for, and nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgectl.cli.output import Settings, interactive
+from edgectl.core.errors import ConfigError
+from edgectl.workspace import Workspace
+
+if TYPE_CHECKING:
+    from edgectl.connectors.client import NodeClient
+    from edgectl.connectors.interface import Connector
+    from edgectl.inventory.agent_config import Columns
+    from edgectl.inventory.types import Inventory, Node
+    from edgectl.registry.directory import DirectoryRegistry
+    from edgectl.store.store import Store
+    from edgectl.trust.keys import KeyStore, Role
+    from edgectl.trust.repository import Repository
+
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", help="File with the signing keys' passphrase (default: EDGECTL_PASSPHRASE)."),
+]
+
+
+def now() -> datetime:
+    """The present: read here and handed on, so that everything below takes time as an argument."""
+    return datetime.now(UTC)
+
+
+def inventory(workspace: Workspace) -> Inventory:
+    """fleet.yaml, read. Raises `ConfigError`."""
+    from edgectl.inventory.reading import load
+
+    return load(workspace.fleet_file)
+
+
+def keys(workspace: Workspace) -> KeyStore:
+    """The fleet's private keys; none is read yet."""
+    from edgectl.trust.keys import KeyStore
+
+    return KeyStore(workspace.keys)
+
+
+def repository(workspace: Workspace, fleet: Inventory, store: KeyStore | None = None) -> Repository:
+    """The signed repository that fleet.yaml names."""
+    from edgectl.trust.repository import Repository
+
+    return Repository(workspace.resolve(fleet.repository_dir), store or keys(workspace))
+
+
+def registry(workspace: Workspace) -> DirectoryRegistry:
+    """What was trained here."""
+    from edgectl.registry.directory import DirectoryRegistry
+
+    return DirectoryRegistry(workspace.registry)
+
+
+def store(workspace: Workspace, fleet: Inventory) -> Store:
+    """The fleet state store; the caller opens it with ``with``."""
+    from edgectl.store.store import Store
+
+    return Store(fleet.store_url, workspace.root)
+
+
+def connector(workspace: Workspace, node: Node) -> Connector:
+    """How `node` is reached; no connection is made yet."""
+    from edgectl.connectors import CONNECTORS
+
+    return CONNECTORS[node.via](node.name, workspace.node(node.name))
+
+
+def connecting(workspace: Workspace) -> Callable[[Node], Connector]:
+    """`connector` for any node of the workspace."""
+    return lambda node: connector(workspace, node)
+
+
+def connect(workspace: Workspace, fleet: Inventory) -> Callable[[str], NodeClient]:
+    """Name of a node → typed calls to its agent (`edgectl.delivery.interface.Connect`)."""
+    from edgectl.connectors.client import NodeClient
+
+    def to(name: str) -> NodeClient:
+        return NodeClient(name, connector(workspace, fleet.node(name)))
+
+    return to
+
+
+def columns(workspace: Workspace) -> Callable[[str], Columns]:
+    """Recipe → where its data has what the recipe needs. Raises as `edgectl.training.recipe.find`."""
+    from edgectl.inventory.agent_config import Columns
+    from edgectl.training.recipe import find
+
+    def of(name: str) -> Columns:
+        recipe = find(name, workspace.models)
+        names = (channel.name for channel in recipe.features.channels)
+        return Columns(
+            stream=recipe.stream_column or f"={recipe.name}",
+            time=recipe.time_column,
+            zone=recipe.zone,
+            channels=dict(zip(names, recipe.columns, strict=True)),
+        )
+
+    return of
+
+
+def passphrase(file: Path | None, settings: Settings, locked: bool) -> str | None:
+    """From the file, else EDGECTL_PASSPHRASE, else asked for on a terminal if a key is `locked`; None without one."""
+    import os
+
+    if file is not None:
+        return _from(file)
+    found = os.environ.get("EDGECTL_PASSPHRASE")
+    if not found and locked and interactive(settings):
+        found = typer.prompt("Passphrase of the signing keys", hide_input=True, err=True)
+    return found or None
+
+
+def unlock(store: KeyStore, role: Role, file: Path | None, settings: Settings) -> str | None:
+    """The passphrase for signing as `role`, if its key needs one."""
+    return passphrase(file, settings, store.locked(role))
+
+
+def new_passphrase(file: Path | None, settings: Settings) -> str | None:
+    """For keys in the making; on a terminal it may be left empty."""
+    found = passphrase(file, settings, locked=False)
+    if found is None and interactive(settings):
+        found = typer.prompt(
+            "Passphrase for the signing keys (empty: none)",
+            default="",
+            hide_input=True,
+            confirmation_prompt=True,
+            show_default=False,
+            err=True,
+        )
+    return found or None
+
+
+def _from(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"passphrase file {file} cannot be read: {getattr(e, 'strerror', e)}") from e
+    if not lines or not lines[0]:
+        raise ConfigError(f"passphrase file {file}: expected the passphrase on its first line, found nothing")
+    return lines[0]

@@ -1,0 +1,105 @@
+"""What `edgectl nodes` shows: the fleet as fleet.yaml wants it beside what the store knows of it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+from edgectl_agent.core.units import format_duration
+
+from edgectl.core.records import NodeRecord
+from edgectl.core.selector import select
+from edgectl.core.status import condition
+from edgectl.inventory.types import Inventory, Node
+
+_STYLES = {"healthy": "green", "warming": "yellow", "degraded": "yellow", "unknown": "dim"}
+
+
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One node. `age_s` is the age of its last report, None without one; `models` is recipe → running version."""
+
+    name: str
+    site: str
+    tier: str
+    via: str
+    state: str
+    age_s: float | None
+    models: dict[str, str]
+    labels: dict[str, str]
+    detail: str
+
+    @property
+    def age(self) -> str:
+        """Short, for people."""
+        return "" if self.age_s is None else age(self.age_s)
+
+    @property
+    def style(self) -> str:
+        """How to colour the state."""
+        return _STYLES.get(self.state, "red")
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting of a node and where it was said."""
+
+    setting: str
+    value: str
+    origin: str
+
+
+def nodes(fleet: Inventory, records: Mapping[str, NodeRecord], selector: str, now: datetime) -> list[NodeRow]:
+    """Rows in the order of fleet.yaml. Raises as `edgectl.core.selector.select`."""
+    chosen = select({node.name: node.fields for node in fleet.nodes}, selector) if selector else fleet.names
+    now_ns = int(now.timestamp() * 1e9)
+    return [_row(node, records.get(node.name), now_ns) for node in fleet.nodes if node.name in set(chosen)]
+
+
+def node_settings(node: Node) -> list[Setting]:
+    """Every setting of `node`, in the order of fleet.yaml's explanation."""
+    limits = msgspec.to_builtins(node.limits)
+    values = {
+        "tier": node.tier,
+        "connect.via": node.via,
+        "report.every": format_duration(node.report_every_ns),
+        "report.silent_after": format_duration(node.silent_after_ns),
+        **{f"limits.{key}": str(value) for key, value in limits.items()},
+    }
+    own = {
+        "site": node.site,
+        **{f"labels.{key}": value for key, value in node.labels.items()},
+        **{f"sources.{name}": _shown(source) for name, source in node.sources.items()},
+        **{f"models.{recipe}": ", ".join(names) for recipe, names in node.models.items()},
+        **{f"actions[{i}]": _shown(action) for i, action in enumerate(node.actions)},
+    }
+    said = [Setting(setting=k, value=v, origin=node.origins.get(k, "node")) for k, v in (own | values).items() if v]
+    return [Setting(setting="name", value=node.name, origin="node"), *said]
+
+
+def age(seconds: float) -> str:
+    """``4 s``, ``12 min``, ``3 h``, ``2 d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def _row(node: Node, record: NodeRecord | None, now_ns: int) -> NodeRow:
+    report = record.report if record else None
+    return NodeRow(
+        name=node.name,
+        site=node.site,
+        tier=node.tier,
+        via=node.via,
+        state=condition(record, node.expected, now_ns),
+        age_s=(now_ns - record.received_ns) / 1e9 if record and report else None,
+        models=dict.fromkeys(node.models, "")
+        | ({m.recipe: m.version for m in report.models} if report else {}),
+        labels=dict(node.labels),
+        detail=(record.error if record else "") or ("; ".join(report.reasons) if report else ""),
+    )
+
+
+def _shown(value: object) -> str:
+    plain = {k: v for k, v in msgspec.to_builtins(value).items() if v not in (None, "", {}, False)}
+    return " ".join(f"{key}={item}" for key, item in plain.items())
