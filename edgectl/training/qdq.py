@@ -43,9 +43,9 @@ def int8(fp32: bytes, calibration_z: Float32) -> bytes:
 def half_storage(fp32: bytes) -> bytes:
     """Store matrices as float16 behind a Cast to float32, which ONNX Runtime folds once when it loads the model.
 
-    Arithmetic stays in float32 everywhere. A graph of float16 operators (onnxruntime.transformers.float16) is no smaller;
-    ONNX Runtime computes it in float32 on x86, and where there are float16 kernels its range ends at 65504, while a
-    feature at the scaler's clip of 1e4 has a square of 1e8.
+    Arithmetic stays in float32 everywhere. A graph of float16 operators (onnxruntime.transformers.float16) is no
+    smaller; ONNX Runtime computes it in float32 on x86, and where there are float16 kernels its range ends at 65504,
+    while a feature at the scaler's clip of 1e4 has a square of 1e8.
     """
     model = onnx.load_from_string(fp32)
     casts = []
