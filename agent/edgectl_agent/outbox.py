@@ -440,7 +440,7 @@ class Outbox:
         self._grow()
         nexts = [s.first for s in self._segments[1:]] + [self._head.seq + 1]
         keep: list[_Segment] = []
-        for segment, following in zip(self._segments, nexts, strict=True):
+        for segment, following in zip(self._segments, nexts, strict=False):
             last = segment is self._segments[-1]
             small = segment.end < self._segment_bytes // 4
             if following > self._head.released + 1 or (last and (small or segment.first == following)):
