@@ -41,6 +41,7 @@ PARAMS: Mapping[Estimator, Mapping[str, Param]] = {
     "pca": {
         "explained": Param(float, 0.01, 0.999999, "share of the variance that the retained subspace explains"),
         "components": Param(int, 1, 100_000, "size of the retained subspace, instead of `explained`"),
+        "inside": Param(float, 0.0, 1.0, "weight of unusual positions inside the subspace beside the residual's"),
     },
     "isolation-forest": {
         "trees": Param(int, 1, 2_000, "number of trees"),
@@ -52,27 +53,53 @@ PARAMS: Mapping[Estimator, Mapping[str, Param]] = {
         "epochs": Param(int, 1, 10_000, "passes over the data at most"),
         "batch": Param(int, 8, 65_536, "rows per step"),
         "learning_rate": Param(float, 1e-6, 1.0, "step size of Adam"),
+        "inside": Param(float, 0.0, 1.0, "weight of the row's own distance from the centre beside the residual's"),
     },
 }
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained estimator of ``width`` features; `model` is scikit-learn's own object."""
+    """A trained estimator of ``width`` features; `model` is scikit-learn's own object.
+
+    A reconstruction's score is the root mean square of what it misses. With ``inside`` above 0 it also counts how far a
+    row lies from the centre along what the model does reproduce: a large fault in a usual direction is reconstructed
+    well. For PCA this is the combined index of Yue & Qin, "Reconstruction-Based Fault Identification Using a Combined
+    Index", 2001: residual and Hotelling's T², each in units of its variance.
+    """
 
     estimator: Estimator
     model: Any
     width: int
+    inside: float = 0.0
 
     def score(self, z: Float32) -> Float64:
         """Scores by scikit-learn: the reference that the exported graph must reproduce. Shape (n,)."""
         if self.estimator == "isolation-forest":
             return np.asarray(-self.model.score_samples(z), np.float64)
+        wide = z.astype(np.float64)
         if self.estimator == "pca":
-            reconstruction = self.model.inverse_transform(self.model.transform(z.astype(np.float64)))
+            code = self.model.transform(wide)
+            square = np.sum((wide - self.model.inverse_transform(code)) ** 2, axis=1) * self.residual_weight**2
+            square += np.sum((code * self.code_weights) ** 2, axis=1)
         else:
-            reconstruction = self.model.predict(z).reshape(z.shape)
-        return np.asarray(np.mean((z.astype(np.float64) - reconstruction) ** 2, axis=1), np.float64)
+            square = np.sum((wide - self.model.predict(z).reshape(z.shape)) ** 2, axis=1)
+            square += self.inside * np.sum(wide**2, axis=1)
+        return np.asarray(np.sqrt(square / self.width), np.float64)
+
+    @property
+    def residual_weight(self) -> float:
+        """What PCA's residual is multiplied with."""
+        return 1.0 if self.inside == 0 else float(1 / np.sqrt(self._floored(self.model.noise_variance_)))
+
+    @property
+    def code_weights(self) -> Float64:
+        """What each coordinate inside PCA's subspace is multiplied with, shape (k,)."""
+        return np.asarray(np.sqrt(self.inside / self._floored(self.model.explained_variance_)), np.float64)
+
+    def _floored(self, variance: Any) -> Any:
+        """A direction that never moved in training must not turn rounding into an anomaly."""
+        return np.maximum(variance, 1e-3 * self.model.explained_variance_[0] + 1e-12)
 
 
 def fit(kind: Estimator, z: Float32, *, seed: int, params: Mapping[str, int | float], progress: Progress) -> Fitted:
@@ -93,7 +120,8 @@ def fit(kind: Estimator, z: Float32, *, seed: int, params: Mapping[str, int | fl
         raise ConfigError("training data holds NaN or infinite features")
     z = np.ascontiguousarray(z, np.float32)
     with threadpool_limits(1):
-        return Fitted(kind, _FITTERS[kind](z, seed, params, progress), width)
+        model = _FITTERS[kind](z, seed, params, progress)
+        return Fitted(kind, model, width, float(params.get("inside", 0.0)))
 
 
 def pick_golden_rows(z: Float32, scores: Float32, rows: int = 64) -> Int64:

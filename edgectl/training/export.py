@@ -3,11 +3,12 @@
 The graphs are small on purpose (a node admits only a short list of operators) and are written by hand: skl2onnx has no
 reconstruction error, and its autoencoder answers one column of n · F values. Operators by estimator:
 
-- ``pca``: Sub, Gemm, Mul, ReduceMean
-- ``autoencoder``: Gemm, Relu, Sub, Mul, ReduceMean
+- ``pca``: Sub, Gemm, Mul, ReduceSum, Sqrt
+- ``autoencoder``: Gemm, Relu, Sub, Mul, ReduceSum, Sqrt
 - ``isolation-forest``: ai.onnx.ml TreeEnsemble, Mul, Exp, Reshape
 
-Variants add Cast (fp16) or QuantizeLinear and DequantizeLinear (int8), see `edgectl.training.quantize`.
+Where the position inside the model counts too (`Fitted.inside`), Concat joins it to the residual. Variants add Cast
+(fp16) or QuantizeLinear and DequantizeLinear (int8), see `edgectl.training.quantize`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def to_onnx(fitted: Fitted) -> bytes:
     if fitted.estimator == "isolation-forest":
         return serialise(_forest(fitted))
     graph = _Graph()
-    (_pca if fitted.estimator == "pca" else _autoencoder)(graph, fitted.model)
+    (_pca if fitted.estimator == "pca" else _autoencoder)(graph, fitted)
     return serialise(graph.model(fitted.width))
 
 
@@ -62,10 +63,18 @@ class _Graph:
         self._nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
-    def mean_square(self, residual: str) -> None:
-        square = self.node("Mul", [residual, residual], "square")
-        axes = self.weight("axes", np.array([1]), np.int64)
-        self.node("ReduceMean", [square, axes], "score", keepdims=0)
+    def root_mean_square(self, parts: list[tuple[str, NDArray[Any]]], width: int) -> None:
+        """``sqrt(sum of squares / width)`` of values, each multiplied with its factors (a row or one number)."""
+        scaled = [
+            self.node(
+                "Mul", [value, self.weight(f"{value}_factor", np.atleast_1d(factor) / np.sqrt(width))], f"{value}_w"
+            )
+            for value, factor in parts
+        ]
+        joined = scaled[0] if len(scaled) == 1 else self.node("Concat", scaled, "joined", axis=1)
+        square = self.node("Mul", [joined, joined], "square")
+        total = self.node("ReduceSum", [square, self.weight("axes", np.array([1]), np.int64)], "total", keepdims=0)
+        self.node("Sqrt", [total], "score")
 
     def model(self, width: int) -> onnx.ModelProto:
         graph = helper.make_graph(self._nodes, "score", *_signature(width), initializer=self._weights)
@@ -79,24 +88,30 @@ def _signature(width: int) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueIn
     )
 
 
-def _pca(graph: _Graph, model: Any) -> None:
+def _pca(graph: _Graph, fitted: Fitted) -> None:
     """Project onto the retained directions and back; one matrix serves both ways, so a graph has F · k weights."""
+    model = fitted.model
     directions = graph.weight("directions", model.components_.T)
     centered = graph.node("Sub", ["features", graph.weight("mean", model.mean_)], "centered")
     code = graph.node("Gemm", [centered, directions], "code")
     inside = graph.node("Gemm", [code, directions], "inside", transB=1)
-    graph.mean_square(graph.node("Sub", [centered, inside], "residual"))
+    residual = graph.node("Sub", [centered, inside], "residual")
+    parts = [(residual, np.array([fitted.residual_weight]))]
+    parts += [(code, fitted.code_weights)] if fitted.inside else []
+    graph.root_mean_square(parts, fitted.width)
 
 
-def _autoencoder(graph: _Graph, model: Any) -> None:
-    layers = list(zip(model.coefs_, model.intercepts_, strict=True))
+def _autoencoder(graph: _Graph, fitted: Fitted) -> None:
+    layers = list(zip(fitted.model.coefs_, fitted.model.intercepts_, strict=True))
     value = "features"
     for i, (weight, bias) in enumerate(layers):
         inputs = [value, graph.weight(f"weight_{i}", weight), graph.weight(f"bias_{i}", bias)]
         value = graph.node("Gemm", inputs, f"layer_{i}")
         if i < len(layers) - 1:
             value = graph.node("Relu", [value], f"active_{i}")
-    graph.mean_square(graph.node("Sub", ["features", value], "residual"))
+    parts = [(graph.node("Sub", ["features", value], "residual"), np.ones(1))]
+    parts += [("features", np.sqrt([fitted.inside]))] if fitted.inside else []
+    graph.root_mean_square(parts, fitted.width)
 
 
 def _forest(fitted: Fitted) -> onnx.ModelProto:

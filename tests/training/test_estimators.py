@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 from edgectl_agent.core.bundle import Estimator
+from edgectl_agent.inference import Model
 from sklearn.ensemble import IsolationForest
 
 from edgectl.core.errors import ConfigError
 from edgectl.training.estimators import PARAMS, fit, pick_golden_rows
+from edgectl.training.export import to_onnx
 from tests.training.trained import KINDS, SMALL, plant, small
 
 
@@ -142,3 +144,19 @@ def test_few_rows_are_all_golden() -> None:
         3,
         4,
     ]
+
+
+def test_a_fault_along_what_pca_reproduces_counts_only_with_inside() -> None:
+    z = plant(12).train
+    direction = np.linalg.svd(z[:2000], full_matrices=False)[2][0]
+    far = (12 * direction * np.sqrt(12)).astype(np.float32)[None, :]
+    plain, inside = (fit("pca", z, seed=0, params={"inside": w}, progress=ignore) for w in (0.0, 1.0))
+    above = [f.score(far)[0] / np.median(f.score(z)) for f in (plain, inside)]
+    assert above[1] > 2 * above[0]
+
+
+@pytest.mark.parametrize("kind", ["pca", "autoencoder"])
+def test_the_graph_counts_the_inside_as_scikit_learn_does(kind: Estimator) -> None:
+    z = plant(12).train[:500]
+    fitted = fit(kind, z, seed=0, params={**SMALL[kind], "inside": 0.5}, progress=ignore)
+    assert np.allclose(Model(to_onnx(fitted)).score(z), fitted.score(z), rtol=1e-4, atol=1e-5)
