@@ -72,9 +72,9 @@ class Recipe:
     params: Mapping[str, int | float] = field(default_factory=dict)
     seed: int = 0
     every_ns: int | None = None
-    gap_after_ns: int | None = None
     fit_share: float = 0.7
     exclude: Path | None = None
+    clip: float | None = None
     budget: Budget
     rule: AlertRule
     variants: tuple[Variant, ...] = ("fp32",)
@@ -147,7 +147,12 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         raise _wrong("channels", "at least one channel", "none")
     channels = tuple(_channel(name, entry or ChannelEntry()) for name, entry in raw.channels.items())
     features = _features(raw.features, tuple(raw.channels))
-    spec = FeatureSpec(channels=channels, features=features, warm_up_ns=_warm_up(raw, features))
+    spec = FeatureSpec(
+        channels=channels,
+        features=features,
+        warm_up_ns=_warm_up(raw, features),
+        gap_after_ns=_duration("sampling.gap_after", raw.sampling.gap_after) if raw.sampling.gap_after else 0,
+    )
     _once("features", feature_names(spec))
     estimator, seed, params = _model(raw.model)
     part = _PART.fullmatch(raw.train.part.strip())
@@ -166,9 +171,9 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         params=params,
         seed=seed,
         every_ns=_duration("sampling.every", raw.sampling.every) if raw.sampling.every else None,
-        gap_after_ns=_duration("sampling.gap_after", raw.sampling.gap_after) if raw.sampling.gap_after else None,
         fit_share=float(part[1]) / 100,
         exclude=path.parent / raw.train.exclude if raw.train.exclude else None,
+        clip=_clip(raw.train.clip),
         budget=_budget(raw.alerts.budget),
         rule=AlertRule(
             hold_ns=_duration("alerts.hold", raw.alerts.hold, zero=True),
@@ -271,6 +276,12 @@ def _budget(entry: BudgetEntry) -> Budget:
     if critical > warning:
         raise _wrong("alerts.budget.critical", f"at most the warning budget {entry.warning}", entry.critical)
     return Budget(warning_per_day=warning, critical_per_day=critical)
+
+
+def _clip(clip: float | None) -> float | None:
+    if clip is not None and not 3 <= clip <= 1e6:
+        raise _wrong("train.clip", "a number from 3 to 1000000", f"{clip:g}")
+    return clip
 
 
 def _variants(wanted: tuple[Variant, ...]) -> tuple[Variant, ...]:

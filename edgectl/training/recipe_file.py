@@ -55,6 +55,9 @@ class TrainEntry(_Entry, frozen=True, kw_only=True):
 
     part: str = "first 70%"
     exclude: str = ""
+    clip: float | None = None
+    """How many spreads from the centre one feature counts at most; for wide recipes, so that one channel alone does not
+    decide what is strange."""
 
 
 class BudgetEntry(_Entry, frozen=True, kw_only=True):

@@ -1,0 +1,278 @@
+"""A recipe and a history → bundles and the report: everything between reading files and signing.
+
+features (the node's own code) → scaler → estimator → ONNX → scores of the held-out part → tail and thresholds → replay
+through the node's own detector, clean and with synthetic faults → variants, each kept or refused → bundles. Nothing is
+written to disk here, so an interruption leaves nothing behind.
+
+Equal data, recipe and seed give equal bundles, byte for byte, on one machine type. Latency is noise: it can veto a
+variant but is no part of a bundle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from edgectl_agent.core.batch import Float64
+from edgectl_agent.core.bundle import Adaptation, Bundle, Scaler, Variant, digest, encode
+from edgectl_agent.core.detector import standardise
+from edgectl_agent.core.features import STATUS, FeatureBuilder, Int8
+from edgectl_agent.core.threshold import fit_tail
+from edgectl_agent.core.units import format_duration
+from edgectl_agent.inference import Model
+
+from edgectl.core.errors import ConfigError
+from edgectl.training import bundles, estimators, export, faults, quantize, report, summary
+from edgectl.training.recipe import Recipe
+from edgectl.training.replay import CHUNK, Replay, replay
+from edgectl.training.split import Split, read_periods, split
+from edgectl.training.tables import Table
+
+Progress = Callable[[str, int, int], None]
+"""``progress(stage, done, total)``."""
+
+MIN_FIT, MIN_HELD = 64, 50
+"""Scored readings that each part needs at least."""
+_LEAST_SHARE_OF_STD = 0.5
+"""Lower bound of a feature's scale in standard deviations: the middle half of a feature that mostly rests says nothing
+about how far it moves when it does."""
+_GOLDEN_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Built:
+    """One variant that ships: its bundle as nodes fetch it."""
+
+    variant: Variant
+    raw: bytes
+    sha256: str
+    p99_us: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run leaves: `built` is never empty. `held` is the clean replay of the fp32 variant."""
+
+    recipe: Recipe
+    built: tuple[Built, ...]
+    report: report.Report
+    held: Replay
+    table: Table
+
+
+def train(
+    recipe: Recipe,
+    table: Table,
+    *,
+    seed: int | None = None,
+    files: tuple[str, ...] = (),
+    progress: Progress = lambda stage, done, total: None,
+) -> Trained:
+    """Train every variant that the recipe asks for.
+
+    Args:
+        recipe: what to build.
+        table: the history.
+        seed: instead of the recipe's.
+        files: names for the report.
+        progress: called often; what it raises (KeyboardInterrupt) ends the run.
+
+    Raises:
+        ConfigError: too little data for the recipe, impossible parameters, or no variant within the recipe's limits.
+    """
+    return _Run(recipe, table, recipe.seed if seed is None else seed, progress).result(files)
+
+
+class _Run:
+    """One training run; attributes are what later steps need."""
+
+    def __init__(self, recipe: Recipe, table: Table, seed: int, progress: Progress) -> None:
+        self.recipe, self.table, self.seed, self.progress = recipe, table, seed, progress
+        self.interval_ns = recipe.every_ns or max(table.interval_ns, 1)
+
+    def result(self, files: tuple[str, ...]) -> Trained:
+        recipe, table = self.recipe, self.table
+        self.parts = split(table, recipe.fit_share, read_periods(recipe.exclude) if recipe.exclude else ())
+        x, status = self._features()
+        usable = status == 0
+        fit_rows, held_rows = self.parts.fit(usable), self.parts.held(usable)
+        _refuse_too_little(recipe, table, self.parts, status, len(fit_rows), len(held_rows))
+        self.scaler = fit_scaler(x[fit_rows], recipe.clip)
+        fit_z, self.held_z = standardise(x[fit_rows], self.scaler), standardise(x[held_rows], self.scaler)
+        del x
+        fitted = estimators.fit(
+            recipe.estimator, fit_z, seed=self.seed, params=recipe.params, progress=self._stage("fit")
+        )
+        fp32 = export.to_onnx(fitted)
+        builds = quantize.build_variants(fp32, fitted, fit_z, recipe.variants)
+        self.golden_z = self.held_z[
+            estimators.pick_golden_rows(self.held_z, Model(fp32).score(self.held_z), _GOLDEN_ROWS)
+        ]
+        reference = self._bundle("fp32", fp32)
+        held = replay(reference, Model(fp32).score, table, self.parts, self._ticker("held-out"))
+        self.faults = faults.plan(table, self.parts.cut, recipe.longest_window_ns, self.seed)
+        faulty = faults.inject(table, self.faults, recipe.features.channels)
+        measured = [self._measure(build, faulty) for build in builds]
+        built, numbers = self._decided(measured)
+        page = report.Report(
+            recipe=recipe.name,
+            estimator=recipe.estimator,
+            seed=self.seed,
+            features=reference.feature_names,
+            data=summary.data(recipe, table, files, self.interval_ns),
+            split=summary.parts(table, self.parts, status, len(fit_rows), len(held_rows)),
+            scores=summary.scores(held.scores, reference),
+            alerts=summary.alerts(recipe, table, self.parts, held),
+            faults=summary.found(faults.judge(self.faults, measured[0].found.onsets, recipe.longest_window_ns)),
+            variants=numbers,
+            remarks=summary.remarks(recipe, table),
+        )
+        return Trained(recipe, built, page, held, table)
+
+    def _features(self) -> tuple[Float64, Int8]:
+        """Features of all readings, in batches of bounded size."""
+        builder = FeatureBuilder(self.recipe.features)
+        n = len(self.table)
+        x, status = np.empty((n, len(builder.names))), np.empty(n, np.int8)
+        for at in range(0, n, CHUNK):
+            rows = builder.push(self.table.batch(slice(at, at + CHUNK)))
+            x[at : at + CHUNK], status[at : at + CHUNK] = rows.x, rows.status
+            self.progress("features", min(at + CHUNK, n), n)
+        return x, status
+
+    def _bundle(self, variant: Variant, onnx: bytes) -> Bundle:
+        """The variant with a threshold of its own: its scores differ a little from fp32's."""
+        recipe = self.recipe
+        scores = Model(onnx).score(self.held_z).astype(np.float64)
+        return bundles.assemble(
+            recipe=recipe.name,
+            estimator=recipe.estimator,
+            variant=variant,
+            features=recipe.features,
+            feature_names=FeatureBuilder(recipe.features).names,
+            scaler=self.scaler,
+            tail=fit_tail(scores, self.interval_ns),
+            budget=recipe.budget,
+            rule=recipe.rule,
+            adaptation=Adaptation(),
+            onnx=onnx,
+            golden_z=self.golden_z,
+        )
+
+    def _measure(self, build: quantize.VariantBuild, faulty: Table) -> _Measurement:
+        bundle = self._bundle(build.variant, build.onnx)
+        found = replay(bundle, Model(build.onnx).score, faulty, self.parts, self._ticker(build.variant))
+        p50, p99 = quantize.measure_latency(build.onnx, self.golden_z)
+        return _Measurement(build.variant, build.onnx, encode(bundle), found, p50, p99)
+
+    def _decided(self, measured: list[_Measurement]) -> tuple[tuple[Built, ...], tuple[report.VariantNumbers, ...]]:
+        """Keep or refuse, against fp32, which is the first."""
+        recipe, reference = self.recipe, measured[0]
+        tolerance_ns = max(recipe.longest_window_ns, self.interval_ns)
+        built: list[Built] = []
+        numbers: list[report.VariantNumbers] = []
+        for m in measured:
+            f1 = quantize.onset_f1(reference.found.onsets, m.found.onsets, tolerance_ns)
+            ratio = len(m.found.onsets) / max(len(reference.found.onsets), 1)
+            kept, why = quantize.decide(
+                m.variant,
+                size=len(m.onnx),
+                fp32_size=len(reference.onnx),
+                onset_f1=f1,
+                alert_ratio=ratio,
+                p99_us=m.p99_us,
+                fp32_p99_us=reference.p99_us,
+                max_size=recipe.max_size,
+                max_p99_us=recipe.max_p99_us,
+            )
+            sha256 = digest(m.raw)
+            if kept:
+                built.append(Built(m.variant, m.raw, sha256, m.p99_us))
+            numbers.append(
+                report.VariantNumbers(
+                    variant=m.variant, kept=kept, why=why, model_bytes=len(m.onnx), bundle_bytes=len(m.raw),
+                    sha256=sha256, p50_us=round(m.p50_us, 1), p99_us=round(m.p99_us, 1),
+                    onset_f1=round(f1, 4) if math.isfinite(f1) else None, alert_ratio=round(ratio, 4),
+                )
+            )  # fmt: skip
+        for variant in recipe.variants:
+            reason = quantize.why_not(recipe.estimator, variant)
+            if reason:
+                numbers.append(report.VariantNumbers(variant=variant, kept=False, why=reason))
+        if not built:
+            why = "; ".join(f"{n.variant}: {n.why}" for n in numbers)
+            raise ConfigError(f"no variant of {recipe.name} is within the recipe's limits ({why})")
+        return tuple(built), tuple(numbers)
+
+    def _stage(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.progress(name, done, total)
+
+    def _ticker(self, name: str) -> Callable[[int], None]:
+        total = max(len(self.table) - self.parts.cut, 1)
+        done = 0
+
+        def tick(rows: int) -> None:
+            nonlocal done
+            done = min(done + rows, total)
+            self.progress(f"replay {name}", done, total)
+
+        return tick
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    variant: Variant
+    onnx: bytes
+    raw: bytes
+    found: Replay
+    p50_us: float
+    p99_us: float
+
+
+def fit_scaler(x: Float64, clip: float | None = None) -> Scaler:
+    """Median and spread of each feature, in float64.
+
+    The spread is the interquartile range as a normal distribution's deviation, or half the standard deviation if that
+    is more; of a constant feature, a tenth of its value, or 1.
+
+    Args:
+        x: shape (n, F), NaN = missing.
+        clip: how many spreads a feature counts at most; None for the format's default.
+    """
+    centers, scales = [], []
+    for column in x.T:
+        some = column[~np.isnan(column)]
+        low, center, high = np.percentile(some, [25, 50, 75]) if len(some) else (0.0, 0.0, 0.0)
+        spread = float(some.std()) if len(some) else 0.0
+        if spread <= 1e-12 * max(1.0, abs(center)):
+            scale = abs(center) / 10 or 1.0
+        else:
+            scale = max((high - low) / 1.349, _LEAST_SHARE_OF_STD * spread)
+        centers.append(float(center))
+        scales.append(float(scale))
+    limit = {} if clip is None else {"clip": clip}
+    return Scaler(center=tuple(centers), scale=tuple(scales), **limit)
+
+
+def _refuse_too_little(recipe: Recipe, table: Table, parts: Split, status: Int8, fit: int, held: int) -> None:
+    if fit >= MIN_FIT and held >= MIN_HELD:
+        return
+    n, streams = len(table), len(table.streams)
+    incomplete = int((status == STATUS.index("incomplete")).sum())
+    if incomplete > n / 2:
+        needed = ", ".join(c.name for c in recipe.features.channels if not c.optional)
+        raise ConfigError(
+            f"{incomplete:,} of {n:,} readings lack a required channel or have it out of range ({needed}): {fit} are "
+            f"left to fit and {held} to hold out, expected at least {MIN_FIT} and {MIN_HELD}"
+        )
+    interval = max(table.interval_ns, 1)
+    warm_up = recipe.features.warm_up_ns // interval
+    need = math.ceil(max((warm_up + MIN_FIT) / recipe.fit_share, MIN_HELD / (1 - recipe.fit_share)))
+    raise ConfigError(
+        f"too little data for recipe {recipe.name}: with windows of {format_duration(recipe.longest_window_ns)} it "
+        f"needs about {need:,} readings per stream over {report.about(need * interval)}, found "
+        f"{n // max(streams, 1):,} over {report.about(table.span_ns)} (of {MIN_FIT} readings to fit {fit} are usable, "
+        f"of {MIN_HELD} to hold out {held})"
+    )

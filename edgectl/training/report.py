@@ -1,0 +1,195 @@
+"""The numbers of one training run, and the page that people read. The same values are the JSON of ``-o json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+from edgectl_agent.core.units import format_duration, iso
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of a report."""
+
+
+class DataNumbers(Value, frozen=True, kw_only=True):
+    """What was read. Times are ns since 1970 UTC."""
+
+    files: tuple[str, ...]
+    readings: int
+    streams: int
+    first_ns: int
+    last_ns: int
+    interval_ns: int
+    gaps: int
+    """Pauses longer than the recipe's ``gap_after``."""
+
+
+class SplitNumbers(Value, frozen=True, kw_only=True):
+    """Readings of each part; ``not_scored`` by reason."""
+
+    fit: int
+    held: int
+    cut_ns: int
+    excluded: int
+    not_scored: dict[str, int]
+
+
+class ScoreNumbers(Value, frozen=True, kw_only=True):
+    """Scores of the held-out part and the thresholds that the budget asks for."""
+
+    median: float
+    p99: float
+    p999: float
+    highest: float
+    warning: float
+    critical: float
+
+
+class AlertNumbers(Value, frozen=True, kw_only=True):
+    """Alerts on the held-out part, where no fault is known: false ones, as far as anybody knows."""
+
+    budget_per_day: float
+    critical_per_day: float
+    stream_days: float
+    alerts: int
+    critical: int
+    per_day: float
+    """Alerts per stream per day."""
+
+
+class FaultNumbers(Value, frozen=True, kw_only=True):
+    """Synthetic faults of one kind; the delay is the median, None if none was found."""
+
+    kind: str
+    size: float
+    injected: int
+    found: int
+    delay_ns: int | None
+
+
+class VariantNumbers(Value, frozen=True, kw_only=True):
+    """One variant and what was decided; latency is of one row, on this machine."""
+
+    variant: str
+    kept: bool
+    why: str
+    model_bytes: int = 0
+    bundle_bytes: int = 0
+    sha256: str = ""
+    p50_us: float | None = None
+    p99_us: float | None = None
+    onset_f1: float | None = None
+    alert_ratio: float | None = None
+
+
+class Report(Value, frozen=True, kw_only=True):
+    """Everything about one training run."""
+
+    recipe: str
+    estimator: str
+    seed: int
+    features: tuple[str, ...]
+    data: DataNumbers
+    split: SplitNumbers
+    scores: ScoreNumbers
+    alerts: AlertNumbers
+    faults: tuple[FaultNumbers, ...]
+    variants: tuple[VariantNumbers, ...]
+    remarks: tuple[str, ...] = ()
+    """What an operator should look at before signing."""
+
+
+def render(report: Report) -> str:
+    """The page: plain text, at most 120 characters wide."""
+    d, s, a = report.data, report.split, report.alerts
+    span = f"{iso(d.first_ns)} to {iso(d.last_ns)}"
+    lines = [
+        f"{report.recipe}: {report.estimator}, {len(report.features)} features, seed {report.seed}",
+        "",
+        f"DATA      {d.readings:,} readings of {_count(d.streams, 'stream')}, {span}, "
+        f"every {about(d.interval_ns)}, {_count(d.gaps, 'gap')}",
+        f"SPLIT     {s.fit:,} to fit, then {s.held:,} held out from {iso(s.cut_ns)}{_unused(s)}",
+        *_wrapped("FEATURES  ", report.features),
+        f"SCORES    held out: median {report.scores.median:.4g} · 99 % {report.scores.p99:.4g} · "
+        f"99.9 % {report.scores.p999:.4g} · highest {report.scores.highest:.4g}",
+        f"THRESHOLD warning {report.scores.warning:.4g} for {_rate(a.budget_per_day)} · "
+        f"critical {report.scores.critical:.4g} for {_rate(a.critical_per_day)} (false alerts per stream)",
+        f"ALERTS    held out: {a.alerts} in {a.stream_days:.1f} stream-days = {a.per_day:.2f} per stream and day, "
+        f"{a.critical} critical",
+        "",
+        "Synthetic faults put into the held-out part (sizes in the channel's usual spreads; real faults differ):",
+        *_table(
+            ("FAULT", "SIZE", "FOUND", "RECALL", "MEDIAN DELAY"),
+            [
+                (f.kind, f"{f.size:g}" if f.size else "-", f"{f.found} of {f.injected}", _share(f.found, f.injected),
+                 "-" if f.delay_ns is None else about(f.delay_ns))
+                for f in report.faults
+            ],
+        ),
+        "",
+        *_table(
+            ("VARIANT", "SHIP", "MODEL", "BUNDLE", "P50", "P99", "ONSET F1", "WHY"),
+            [
+                (v.variant, "yes" if v.kept else "no", _kb(v.model_bytes), _kb(v.bundle_bytes), _us(v.p50_us),
+                 _us(v.p99_us), "-" if v.onset_f1 is None else f"{v.onset_f1:.3f}", v.why)
+                for v in report.variants
+            ],
+        ),
+    ]  # fmt: skip
+    lines += ["", *(f"Note: {remark}" for remark in report.remarks)] if report.remarks else []
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in (head, *rows)]
+
+
+def _wrapped(title: str, words: Sequence[str], width: int = 118, most: int = 40) -> list[str]:
+    shown = [*words[:most], *([f"and {len(words) - most} more"] if len(words) > most else [])]
+    lines, line = [], title
+    for word in shown:
+        if len(line) + len(word) + 1 > width:
+            lines.append(line.rstrip())
+            line = " " * len(title)
+        line += word + " "
+    return [*lines, line.rstrip()]
+
+
+def _unused(s: SplitNumbers) -> str:
+    parts = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in s.not_scored.items() if count]
+    parts += [f"{s.excluded:,} in known bad periods"] if s.excluded else []
+    return f"; not used: {', '.join(parts)}" if parts else ""
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def about(ns: int) -> str:
+    """A duration to two significant units: ``3m``, ``1.5h``."""
+    exact = format_duration(ns)
+    if len(exact) <= 5:
+        return exact
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 1e-3), ("us", 1e-6)):
+        if ns >= size * 1e9:
+            return f"{ns / size / 1e9:.3g}{unit}"
+    return exact
+
+
+def _rate(per_day: float) -> str:
+    return f"{per_day:g} per day" if per_day >= 1 else f"1 per {1 / per_day:.3g} days"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "-"
+
+
+def _kb(size: int) -> str:
+    return f"{size / 1000:.1f} kB" if size else "-"
+
+
+def _us(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.0f} µs"
