@@ -207,8 +207,22 @@ def _check_source(key: str, source: SourceConfig) -> None:
             raise ConfigError(f"{key}.speed: expected a factor above 0 or max, found {speed!r}")
     if not isinstance(source, Mapping):
         return
+    _check_columns(key, source)
     try:
         ZoneInfo(source.zone)
     except (KeyError, ValueError, OSError):
         expected = "expected a name such as Europe/Paris"
         raise ConfigError(f"{key}.zone: {source.zone!r} is not a time zone, {expected}") from None
+
+
+def _check_columns(key: str, source: Mapping) -> None:
+    """Each column is one thing: a time is no channel, and a JSON path does not lead through a number."""
+    if source.stream == "=":
+        raise ConfigError(f"{key}.stream: '=' names no stream, expected a column or =name")
+    columns = [source.time, *([] if source.stream.startswith("=") else [source.stream]), *source.channels.values()]
+    for column in columns:
+        if columns.count(column) > 1:
+            raise ConfigError(f"{key}: column {column!r} is used twice")
+        longer = next((c for c in columns if source.format == "jsonl" and c.startswith(f"{column}.")), None)
+        if longer:
+            raise ConfigError(f"{key}: column {column!r} is also the path {longer!r}")

@@ -1,0 +1,114 @@
+"""agent.yaml is refused with the key, what was expected and what was found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from edgectl_agent import config as configs
+from edgectl_agent.config import HostMetricsConfig, ReplayConfig, TailConfig, wants
+from edgectl_agent.core.errors import ConfigError
+
+GOOD = """
+version: 1
+node: lyon-pi-0417
+data_dir: /var/lib/edgectl-agent
+sources:
+  press: {type: tail, path: /data/press.jsonl, stream: machine, time: ts, channels: {vib: v.rms, temp: t}, from: end}
+  past: {type: replay, path: past.csv, format: csv, stream: "=one", time: ts, channels: {vib: v}, speed: max}
+  host: {type: host-metrics, every: 10s}
+models: {press-vibration: [press, past], host: [host]}
+actions:
+  - {on: critical, type: log}
+limits: {memory: 200M, outbox: 50M, streams: 1000}
+snapshot: {every: 5s}
+batch: {max: 500, max_latency: 10ms}
+log: {to: file, level: warning}
+api: {listen: "127.0.0.1:8710"}
+"""
+
+
+def load(tmp_path: Path, text: str) -> configs.Config:
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    return configs.load(path)[0]
+
+
+def test_a_full_file_reads_as_typed_values(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD)
+    press, past, host = config.sources.values()
+    assert isinstance(press, TailConfig)
+    assert (press.start, press.channels) == ("end", {"vib": "v.rms", "temp": "t"})
+    assert isinstance(past, ReplayConfig)
+    assert past.speed == "max"
+    assert isinstance(host, HostMetricsConfig)
+    assert config.models == {"press-vibration": ("press", "past"), "host": ("host",)}
+    assert (config.snapshot_ns, config.idle_s, config.outbox_bytes) == (5 * 10**9, 0.01, 50_000_000)
+
+
+def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
+    config = load(tmp_path, "{version: 1, node: n, data_dir: d}")
+    assert config.api.listen == "127.0.0.1:0"
+    assert config.limits.streams == 2000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("type: tail", "type: mqtt", "sources.press.type: expected one of tail, replay, host-metrics, found 'mqtt'"),
+        ("from: end", "from: middle", "sources.press.from: expected one of end, start, found 'middle'"),
+        ("speed: max", "speed: fast", "sources.past.speed: expected a factor above 0 or max, found 'fast'"),
+        ("speed: max", "speed: 0", "sources.past.speed: expected a factor above 0 or max, found 0"),
+        ("speed: max", "speed: .inf", "sources.past.speed: expected a factor above 0 or max, found inf"),
+        ("speed: max", "zone: Paris", "sources.past.zone: 'Paris' is not a time zone"),
+        ("time: ts, channels: {vib: v}", "time: v, channels: {vib: v}", "sources.past: column 'v' is used twice"),
+        ("vib: v.rms, temp: t", "vib: v.rms, temp: v", "sources.press: column 'v' is also the path 'v.rms'"),
+        ("stream: machine", "stream: '='", "sources.press.stream: '=' names no stream"),
+        ("{vib: v.rms, temp: t}", "{}", "sources.press.channels: expected object of length >= 1"),
+        ("every: 10s}", "evry: 10s}", "sources.host.evry: unknown key, did you mean 'every'?"),
+        ("every: 10s}", "every: 10 parsecs}", "sources.host.every: expected a duration such as 30s"),
+        ("every: 10s}", "every: 1ms}", "sources.host.every: expected at least 100ms, found '1ms'"),
+        (
+            "[press, past]",
+            "[pres]",
+            "models.press-vibration[0]: no source is called 'pres', known are: press, past, host",
+        ),
+        ("[press, past]", "[press, press]", "models.press-vibration: a source is named twice"),
+        ("outbox: 50M", "outbox: 1k", "limits.outbox: expected at least 64k, found '1k'"),
+        ("streams: 1000", "streams: 0", "limits.streams: expected int >= 1, found 0"),
+        ("on: critical", "on: fatal", "actions[0].on: "),
+        ("127.0.0.1:8710", "0.0.0.0:8710", "api.listen: expected str matching regex"),
+        ("node: lyon-pi-0417", "", "node: required key is missing"),
+        ("version: 1", "version: 2", "version: expected one of 1, found 2"),
+        ("version: 1", "version: 1\nversion: 1", "line 3: key 'version' is there twice"),
+        ("version: 1", "version: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, GOOD.replace(old, new))
+    assert str(caught.value).startswith(f"{tmp_path / 'agent.yaml'}:")
+    assert message in str(caught.value)
+
+
+def test_an_action_hears_every_state_of_its_severity(tmp_path: Path) -> None:
+    (critical,) = load(tmp_path, GOOD).actions
+    assert wants(critical, "critical")
+    assert not wants(critical, "warning")
+
+
+def test_check_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    for text, code, message in [
+        (GOOD, 0, "agent.yaml: valid"),
+        (GOOD.replace("node:", "nod:"), 3, "nod: unknown key, did you mean 'node'?"),
+    ]:
+        path.write_text(text)
+        command = [sys.executable, "-m", "edgectl_agent", "check", "--config", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
