@@ -1,0 +1,132 @@
+"""Alerts from the detectors into the outbox, and from there to the local actions.
+
+Order is the promise: an alert is acted upon only once the outbox has acknowledged it, and a record or an effect that a
+killed agent had already made is not made again when a replay finds the same alert.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from edgectl_agent.actions.interface import Action, Key, key_of
+from edgectl_agent.config import LogAction, wants
+from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.messages import Alert
+from edgectl_agent.logs import warn
+from edgectl_agent.outbox import Outbox
+
+_PAGE = 1000
+_MOST_UNSENT = 2000
+"""Beyond it no source is read: what the outbox does not take must not fill the memory."""
+
+
+@dataclass(slots=True)
+class _Responder:
+    """A configured action with what it did before this start."""
+
+    config: LogAction
+    action: Action
+    fired: set[Key] = field(default_factory=set)
+
+
+class Ledger:
+    """Owned by the worker; `counters` may be read from anywhere."""
+
+    def __init__(self, outbox: Outbox, actions: Sequence[tuple[LogAction, Action]]) -> None:
+        self._outbox = outbox
+        self._responders = [_Responder(config, action) for config, action in actions]
+        self._recorded: set[Key] = set()
+        self._unsent: deque[Alert] = deque()
+        self._unacknowledged: list[Alert] = []
+        self.blocked: StorageError | None = None
+        """Why the outbox refused at the last try."""
+        self.alerts: Counter[str] = Counter()
+        """Acknowledged records by severity."""
+        self.failed_actions = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether every alert offered is acknowledged: the moment for a snapshot."""
+        return not self._unsent and not self._unacknowledged
+
+    @property
+    def congested(self) -> bool:
+        return len(self._unsent) + len(self._unacknowledged) > _MOST_UNSENT
+
+    def recover(self, after: int, positions: Sequence[int]) -> None:
+        """Learn what was done since the snapshot that covers sequences up to `after`, and finish what was begun.
+
+        An alert that was acknowledged but not acted upon is acted upon now: its reading may never come again.
+        """
+        for responder, position in zip(self._responders, [*positions, *[0] * len(self._responders)], strict=False):
+            try:
+                responder.fired = set(responder.action.open(position))
+            except StorageError as e:
+                self._action_failed(e)
+        while page := self._outbox.read(after, _PAGE):
+            for record in page:
+                alert = msgspec.json.decode(record.payload, type=Alert)
+                self._recorded.add(key_of(alert))
+                self._act(alert)
+            after = page[-1].seq
+
+    def offer(self, alerts: Iterable[Alert]) -> None:
+        """Take alerts in; `flush` makes them durable. What an earlier life has recorded is left out."""
+        for alert in alerts:
+            key = key_of(alert)
+            if key in self._recorded:
+                self._recorded.remove(key)
+            else:
+                self._unsent.append(alert)
+
+    def flush(self, now_ns: int) -> bool:
+        """Record, make durable, act. Returns whether anything was acknowledged; `blocked` says what is in the way."""
+        if self.settled:
+            return False
+        refused: StorageError | None = None
+        try:
+            while self._unsent:
+                self._outbox.append(msgspec.json.encode(self._unsent[0]), now_ns)
+                self._unacknowledged.append(self._unsent.popleft())
+        except StorageError as e:
+            refused = e
+        done: list[Alert] = []
+        try:
+            if self._unacknowledged:
+                self._outbox.commit()
+                done, self._unacknowledged = self._unacknowledged, []
+        except StorageError as e:
+            refused = refused or e
+        if refused and (self.blocked is None or self.blocked.reason != refused.reason):
+            warn("outbox-refuses", reason=refused.reason, message=str(refused))
+        self.blocked = refused
+        for alert in done:
+            self.alerts[alert.severity] += 1
+            self._act(alert)
+        return bool(done)
+
+    def positions(self) -> list[int]:
+        """Of the actions, for the snapshot. Raises `StorageError`."""
+        return [responder.action.sync() for responder in self._responders]
+
+    def close(self) -> None:
+        for responder in self._responders:
+            responder.action.close()
+
+    def _act(self, alert: Alert) -> None:
+        key = key_of(alert)
+        for responder in self._responders:
+            if not wants(responder.config, alert.severity) or key in responder.fired:
+                continue
+            try:
+                responder.action.fire(alert)
+            except StorageError as e:
+                self._action_failed(e)
+
+    def _action_failed(self, error: StorageError) -> None:
+        self.failed_actions += 1
+        warn("action-failed", message=str(error))
