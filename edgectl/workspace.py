@@ -76,7 +76,8 @@ class Workspace:
         """
         path = self.private / "lock"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.private.mkdir(mode=0o700, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as e:
             raise StorageError(f"cannot open the lock {path}: {e.strerror}") from e

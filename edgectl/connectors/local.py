@@ -154,6 +154,7 @@ class LocalConnector(Connector):
     # ── the process ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _spawn(self) -> int:
+        (self.data / "api.json").unlink(missing_ok=True)  # of a killed agent: its port may be another program's now
         output = self.base / "agent.out"
         if output.exists() and output.stat().st_size > OUTPUT_LIMIT:
             output.unlink()
@@ -192,8 +193,9 @@ class LocalConnector(Connector):
         api = self._api()
         if api is not None:
             yield api.pid
-        with contextlib.suppress(OSError, ValueError):
-            yield int((self.base / "agent.pid").read_text())
+        for path in (self.base / "agent.pid", self.data / "agent.lock"):  # the latter if somebody else started it
+            with contextlib.suppress(OSError, ValueError):
+                yield int(path.read_text())
 
     def _live(self) -> bool:
         api = self._api()
@@ -240,8 +242,9 @@ def _said(line: str) -> str:
     """The sentence of a JSON log line, or the line."""
     with contextlib.suppress(ValueError):
         entry: Any = json.loads(line)
-        if isinstance(entry, dict):
-            return str(entry.get("message") or entry.get("event") or line).strip()
+        if isinstance(entry, dict) and "event" in entry:
+            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("time", "level", "event", "exception"))
+            return f"{entry['event']} {facts}".strip()
     return line.strip()
 
 

@@ -29,7 +29,8 @@ def add(text: str, entry: dict[str, Any]) -> str:
     """
     before = yamlfile.parse(text, FleetFile, "fleet.yaml")
     if any(node.name == entry["name"] for node in before.nodes or ()):
-        raise ConfigError(f"fleet.yaml: a node {entry['name']!r} is there already", hint="nodes show prints it")
+        name = entry["name"]
+        raise ConfigError(f"fleet.yaml: a node {name!r} is there already", hint=f"edgectl nodes start {name} starts it")
     edited = _added(text, entry)
     parse(edited)
     wanted = msgspec.convert(entry, NodeEntry)
