@@ -12,8 +12,8 @@ import msgspec
 from edgectl_agent.core.messages import Assignment, ModelStatus, Placement, Report
 from edgectl_agent.core.units import SECOND_NS, iso
 
+from edgectl.core.evidence import placement
 from edgectl.core.records import AlertRecord, Expected, NodeRecord, RolloutRecord
-from edgectl.core.rollout import placement
 
 SKEW_NS = 30 * SECOND_NS
 OUTBOX_SHARE = 0.8

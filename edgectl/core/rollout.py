@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 from edgectl_agent.core.errors import EdgeError
-from edgectl_agent.core.messages import Epoch, Placement, Report
+from edgectl_agent.core.messages import Placement
 
 RolloutState = Literal[
     "planned", "running", "paused", "reverting", "done", "incomplete", "halted", "stuck", "superseded"
@@ -69,7 +69,6 @@ NODE: Mapping[tuple[NodeState, str], NodeState] = MappingProxyType({
     ("activated", "confirm"): "confirmed",
     ("activated", "refuse"): "failed",
     ("activated", "fall-silent"): "silent",
-    ("activated", "lose"): "unreachable",    # the order did not get through
     ("unreachable", "retry"): "pending",
     ("failed", "retry"): "pending",
     ("silent", "retry"): "pending",
@@ -193,7 +192,10 @@ def _apply_node(progress: Progress, entry: Entry) -> Progress:
     )
     # A node that refused has quarantined (bundle, epoch): only a higher epoch makes it try again.
     signed = 0 if (old.state, entry.event) == ("failed", "retry") else progress.signed
-    return msgspec.structs.replace(progress, nodes={**progress.nodes, entry.node: new}, signed=signed)
+    intended = progress.intended if signed else 0
+    return msgspec.structs.replace(
+        progress, nodes={**progress.nodes, entry.node: new}, signed=signed, intended=intended
+    )
 
 
 def _apply_rollout(progress: Progress, entry: Entry) -> Progress:
@@ -207,12 +209,12 @@ def _apply_rollout(progress: Progress, entry: Entry) -> Progress:
         case "assigned":
             return msgspec.structs.replace(new, signed=entry.epoch)
         case "pass":
-            return msgspec.structs.replace(new, phase=progress.phase + 1, signed=0)
+            return msgspec.structs.replace(new, phase=progress.phase + 1, intended=0, signed=0)
         case "halt":
-            return msgspec.structs.replace(new, signed=0)
+            return msgspec.structs.replace(new, intended=0, signed=0)
         case "resume" if progress.state == "stuck":
             nodes = {name: msgspec.structs.replace(node, stuck=False) for name, node in progress.nodes.items()}
-            return msgspec.structs.replace(new, nodes=nodes, signed=0)
+            return msgspec.structs.replace(new, nodes=nodes, intended=0, signed=0)
     return new
 
 
@@ -220,29 +222,36 @@ def _apply_rollout(progress: Progress, entry: Entry) -> Progress:
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do next. ``record`` appends `event`; ``sign`` makes the assignment of the current phase or the way back;
-    ``bring`` and ``return`` act on `nodes`; ``stop`` ends the process, the rollout is where it can be for now."""
+    """What to do next.
 
-    action: Literal["record", "sign", "bring", "return", "stop"]
+    ``record`` appends `event`; ``tell`` orders local rollbacks; ``sign`` makes the assignment of the current phase or
+    of the way back; ``bring`` and ``return`` act on `nodes`; ``stop``: the rollout is where it can be for now.
+    """
+
+    action: Literal["record", "tell", "sign", "bring", "return", "stop"]
     event: str = ""
     nodes: tuple[str, ...] = ()
     reason: str = ""
 
 
-def decide(plan: Plan, progress: Progress) -> Decision:
-    """The one next step; repeating it after a crash is safe."""
+def decide(plan: Plan, progress: Progress, can_sign: bool = True) -> Decision:
+    """The one next step; repeating it after a crash is safe. Without keys (not `can_sign`) only a rollback goes on."""
     if progress.state == "planned":
         return Decision(action="record", event="start")
     if progress.state == "running":
-        return _advance(plan, progress)
+        return _advance(plan, progress, can_sign)
     if progress.state == "reverting":
         return _withdraw(progress)
     return Decision(action="stop", reason=progress.reason)
 
 
-def _advance(plan: Plan, progress: Progress) -> Decision:
+def _advance(plan: Plan, progress: Progress, can_sign: bool) -> Decision:
     reached = [node for phase in plan.phases[: progress.phase + 1] for node in phase.nodes]
-    if not progress.signed:
+    if not progress.signed and plan.kind == "rollback":  # the nodes first: that needs neither registry nor keys
+        untold = tuple(node for node in reached if progress.nodes[node].state in ("pending", "offered"))
+        if untold:
+            return Decision(action="tell", nodes=untold)
+    if not progress.signed and can_sign:
         return Decision(action="sign", nodes=tuple(reached))
     waiting = tuple(node for node in reached if progress.nodes[node].state not in FINAL)
     if waiting:
@@ -293,8 +302,8 @@ def touched(progress: Progress) -> tuple[str, ...]:
 
 
 def retries(progress: Progress) -> tuple[str, ...]:
-    """Nodes that a resume tries once more."""
-    if progress.state not in ("running", "paused", "incomplete"):
+    """Nodes that a resume tries once more. While the rollout runs, a failure is evidence and not yet judged."""
+    if progress.state not in ("paused", "incomplete"):
         return ()
     return tuple(name for name, node in progress.nodes.items() if node.state in ("unreachable", "failed", "silent"))
 
@@ -309,56 +318,3 @@ def exit_code(progress: Progress) -> int:
         if progress.count(*states):
             return code
     return 130
-
-
-# ── what a node shows ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a report proves: ``confirm``, ``refuse`` (it will not run it), ``foreign`` (another operator's epoch), or
-    ``wait``; `detail` is the evidence."""
-
-    event: Literal["confirm", "refuse", "foreign", "wait"]
-    detail: str
-
-
-def observe(report: Report, recipe: str, sha256: str, epoch: Epoch | None) -> Observation:
-    """Whether `report` proves that its node runs bundle `sha256` under `epoch` (None: whatever the epoch)."""
-    refused = next((q for q in report.quarantined if q.recipe == recipe and q.bundle == sha256), None)
-    if refused and (epoch is None or refused.epoch >= epoch.number):
-        return Observation(event="refuse", detail=refused.reason)
-    if epoch is not None:
-        seen = report.epoch
-        if seen is None or seen.number < epoch.number:
-            return Observation(event="wait", detail=f"still at epoch {seen.number if seen else 0}, not {epoch.number}")
-        if seen.number == epoch.number and seen.operator != epoch.operator:
-            return Observation(event="foreign", detail=f"epoch {seen.number} was given by {seen.operator}")
-    model = next((m for m in report.models if m.recipe == recipe), None)
-    if model is None:
-        return Observation(event="wait", detail=f"runs no {recipe}")
-    if model.bundle != sha256:
-        return Observation(event="wait", detail=f"still runs {model.version} ({model.bundle[:8]})")
-    if not model.golden_error <= 1:  # also a NaN fails
-        return Observation(event="refuse", detail=f"golden vectors off by {model.golden_error:.3g} tolerances")
-    return Observation(event="confirm", detail=f"{model.version} {model.variant}, golden {model.golden_error:.2f}")
-
-
-def placement(places: Iterable[Placement], node: str) -> Placement | None:
-    """The placement that names `node`."""
-    return next((place for place in places if node in place.nodes), None)
-
-
-def placed(places: Iterable[Placement], moves: Mapping[str, Placement | None]) -> tuple[Placement, ...]:
-    """`places` with every node of `moves` in its new placement (None: in none). Sorted, without empty placements."""
-    cells: dict[tuple[str, str, str], set[str]] = {}
-    for place in places:
-        key = (place.version, place.sha256, place.variant)
-        cells.setdefault(key, set()).update(node for node in place.nodes if node not in moves)
-    for node, place_ in moves.items():
-        if place_ is not None:
-            cells.setdefault((place_.version, place_.sha256, place_.variant), set()).add(node)
-    return tuple(
-        Placement(version=version, sha256=sha, variant=variant, nodes=tuple(sorted(nodes)))  # type: ignore[arg-type]
-        for (version, sha, variant), nodes in sorted(cells.items())
-        if nodes
-    )

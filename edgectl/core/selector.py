@@ -56,7 +56,7 @@ def parse(text: str) -> tuple[Term, ...]:
 
 def _term(text: str) -> Term:
     match = _TERM.fullmatch(text)
-    if match is None or not match["value"]:
+    if match is None or not match["value"] or (match["operator"] == "=" and "," in match["value"]):
         raise UsageError(
             f"selector term {text!r} is not of the form [!]key=value or [!]key=~pattern", hint=_meant(text)
         )

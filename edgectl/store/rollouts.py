@@ -38,6 +38,11 @@ class Rollouts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def next_number(self) -> int:
+        """The number that the next rollout will have."""
+        with self._database.read() as connection:
+            return (connection.scalar(select(func.max(rollouts.c.number))) or 0) + 1
+
     def create(self, plan: Plan, operator: str, now_ns: int) -> RolloutRecord:
         """Freeze `plan` under the next number."""
         with self._database.write() as connection:

@@ -1,0 +1,313 @@
+"""Carries a rollout out: asks `core.rollout.decide` for the next step, journals it, does it.
+
+Every step is in the journal before it is taken, so that a rollout whose process ended anywhere goes on from there: a
+repeated step finds its work done. Nodes are served in parallel; the journal is written one entry at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from edgectl_agent.core.messages import Assignment, Epoch, Placement, Report, TrustStatus
+
+from edgectl.core.errors import ConfigError, EdgeError, LockHeld, NodeUnreachable, RemoteRefused, StorageError
+from edgectl.core.evidence import Observation, observe, placed, placement
+from edgectl.core.records import RolloutRecord
+from edgectl.core.rollout import RESUMABLE, Decision, Entry, Progress, decide, retries
+from edgectl.delivery.interface import Connect, Detached, Node, Repository
+from edgectl.delivery.parallel import Stopped, each
+from edgectl.store.store import Store
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+FOREIGN = frozenset({"old-epoch", "forked-epoch", "rollback"})
+"""Reasons with which a node refuses what is older than, or differs from, what another operator gave it."""
+
+Watch = Callable[[Entry, Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What a rollout works with; everything that is not a decision."""
+
+    store: Store
+    repository: Repository | None
+    """None where the keys or the repository are not at hand: then only a rollback is possible."""
+    connect: Connect
+    fleet: str
+    operator: str
+    """``user@host`` and the key's id: half of an epoch."""
+    clock_ns: Callable[[], int]
+    monotonic_s: Callable[[], float]
+    forks: int = 8
+    stop: threading.Event = field(default_factory=threading.Event)
+    watch: Watch = lambda entry, progress: None
+
+
+class Runner:
+    """One rollout under way."""
+
+    def __init__(self, record: RolloutRecord, progress: Progress, tools: Tools) -> None:
+        self._record = record
+        self._plan = record.plan
+        self._progress = progress
+        self._tools = tools
+        self._turn = threading.Lock()
+        self._orders: tuple[Epoch, TrustStatus] | None = None
+
+    def resume(self) -> Progress:
+        """Go on after the process ended, or try again what failed; then as `run`. Nothing happens to what has ended."""
+        again = retries(self._progress)
+        if self._progress.state in RESUMABLE:
+            self._journal("resume")
+        for node in again:
+            self._journal("retry", node)
+        return self.run()
+
+    def run(self) -> Progress:
+        """Until nothing is left to do for now.
+
+        Raises:
+            Detached: stopped by Ctrl-C.
+            LockHeld: a node follows another operator.
+            StorageError: the journal or the repository cannot be written.
+        """
+        try:
+            while True:
+                if self._tools.stop.is_set():
+                    raise Stopped
+                decision = decide(self._plan, self._progress, self._tools.repository is not None)
+                if decision.action == "stop":
+                    return self._progress
+                self._take(decision)
+        except (KeyboardInterrupt, Stopped):
+            name = self._record.name
+            done = self._progress.count("confirmed")
+            raise Detached(
+                f"detached from {name}: {done} of {len(self._progress.nodes)} nodes confirmed",
+                hint=f"edgectl deploy --resume {name}",
+            ) from None
+        except EdgeError as e:
+            go_on = f"edgectl deploy --resume {self._record.name}"
+            e.hint = f"{e.hint}; then {go_on}" if e.hint else f"then {go_on}"
+            raise
+
+    def _take(self, decision: Decision) -> None:
+        match decision.action:
+            case "record":
+                self._journal(decision.event, detail=decision.reason)
+            case "tell":
+                self._each(decision.nodes, self._tell)
+            case "sign":
+                self._sign(decision.nodes)
+            case "bring":
+                self._each(decision.nodes, self._bring)
+            case "return":
+                self._each(decision.nodes, self._return)
+
+    def _each(self, nodes: tuple[str, ...], work: Callable[[str], None]) -> None:
+        each(nodes, work, forks=self._tools.forks, stop=self._tools.stop)
+
+    def _journal(self, event: str, node: str = "", detail: str = "", epoch: int = 0) -> None:
+        with self._turn:
+            entry = Entry(event=event, at_ns=self._tools.clock_ns(), node=node, detail=detail, epoch=epoch)
+            self._progress = self._tools.store.rollouts.append(self._record.number, self._progress, entry)
+            self._tools.watch(entry, self._progress)
+
+    # ── signing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _sign(self, nodes: tuple[str, ...]) -> None:
+        """Make the assignment in which `nodes` have their target, or, on the way back, their former placement."""
+        repository = self._repository
+        current = repository.assignment()
+        side = self._plan.former if self._progress.state == "reverting" else self._plan.targets
+        wanted = placed(current.models.get(self._plan.recipe, ()) if current else (), self._moves(nodes, side))
+        if current is None or not self._is_signed(current, wanted):
+            number = (current.epoch.number if current else 0) + 1
+            expect = repository.versions().timestamp
+            self._journal("assign", epoch=number)
+            models = {**(current.models if current else {}), self._plan.recipe: wanted}
+            epoch = Epoch(number=number, operator=self._tools.operator)
+            current = Assignment(fleet=self._tools.fleet, epoch=epoch, models={k: v for k, v in models.items() if v})
+            now_ns = self._tools.clock_ns()
+            repository.assign(current, datetime.fromtimestamp(now_ns / 1e9, UTC), expect)
+        digest = repository.versions().assignment_sha256
+        rollouts = self._tools.store.rollouts
+        rollouts.signed(current, digest, self._record.number, self._plan.reason, self._tools.clock_ns())
+        self._orders = None
+        self._journal("assigned", epoch=current.epoch.number)
+
+    def _is_signed(self, current: Assignment, wanted: tuple[Placement, ...]) -> bool:
+        """The process ended between signing and noting it."""
+        same = current.models.get(self._plan.recipe, ()) == wanted
+        return self._progress.intended == current.epoch.number and same
+
+    @staticmethod
+    def _moves(nodes: tuple[str, ...], side: tuple[Placement, ...]) -> Mapping[str, Placement | None]:
+        return {node: placement(side, node) for node in nodes}
+
+    @property
+    def _repository(self) -> Repository:
+        if self._tools.repository is None:
+            raise ConfigError("this needs the repository and its keys", hint="run it where they are")
+        return self._tools.repository
+
+    def _ours(self) -> tuple[Epoch, TrustStatus]:
+        """The epoch and the metadata that a node must show; read once, because only `_sign` changes them."""
+        if self._orders is None:
+            current = self._repository.assignment()
+            if current is None or current.epoch.number < self._progress.signed:
+                raise LockHeld("the repository is older than this rollout", hint="restore it from the other machine")
+            # Another rollout of this repository may have signed since; nodes then show its later epoch.
+            latest = current.epoch.number == self._progress.signed
+            operator = current.epoch.operator if latest else self._tools.operator
+            epoch = Epoch(number=self._progress.signed, operator=operator)
+            self._orders = epoch, self._repository.versions()
+        return self._orders
+
+    # ── one node ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _target(self, name: str) -> Placement:
+        target = placement(self._plan.targets, name)
+        assert target is not None, "a plan has a target for each of its nodes"
+        return target
+
+    def _tell(self, name: str) -> None:
+        """Have the node return to its other slot by itself, if that is where it shall go."""
+        target, recipe = self._target(name), self._plan.recipe
+        self._journal("offer", name)
+        node = self._tools.connect(name)
+        try:
+            report = node.status()
+            model = next((m for m in report.models if m.recipe == recipe), None)
+            said = "runs it already" if model and model.bundle == target.sha256 else ""
+            if model and not said and model.previous == target.sha256:
+                result = node.rollback(recipe, report.epoch.number if report.epoch else 0)
+                refused = result.state == "refused"
+                said = f"would not by itself: {result.message or result.reason}" if refused else "reverted by itself"
+            self._journal("stage", name, said)
+        except NodeUnreachable as e:
+            self._journal("lose", name, e.message)
+        except RemoteRefused as e:  # the assignment may still bring it there
+            self._journal("stage", name, f"would not by itself: {e.message}")
+        finally:
+            node.close()
+
+    def _bring(self, name: str) -> None:
+        target = self._target(name)
+        if self._tools.repository is None:
+            return self._settle(name, target)
+        self._journal("offer", name)
+        node = self._tools.connect(name)
+        try:
+            node.push(self._repository.slice_for(name, node.have()))
+            self._journal("stage", name)
+            self._pause(0)
+            self._journal("activate", name)
+        except NodeUnreachable as e:
+            return self._journal("lose", name, e.message)
+        except RemoteRefused as e:
+            return self._journal("refuse", name, e.message)
+        else:
+            return self._await(name, node, target)
+        finally:
+            node.close()
+
+    def _settle(self, name: str, target: Placement) -> None:
+        """Without keys the node's own rollback is all there is: see whether it holds."""
+        if self._progress.nodes[name].state == "staged":
+            self._journal("activate", name)
+        node = self._tools.connect(name)
+        try:
+            return self._conclude(name, self._prove(node, target.sha256))
+        finally:
+            node.close()
+
+    def _await(self, name: str, node: Node, target: Placement) -> None:
+        try:
+            refusal = self._order(node)
+        except RemoteRefused as e:
+            refusal = e.message
+        if refusal:
+            return self._journal("refuse", name, refusal)
+        return self._conclude(name, self._prove(node, target.sha256))
+
+    def _conclude(self, name: str, seen: Observation | None) -> None:
+        if seen is None:
+            return self._journal("fall-silent", name, "no answer after activation")
+        event = "confirm" if seen.event == "confirm" else "refuse"
+        return self._journal(event, name, seen.detail)
+
+    def _order(self, node: Node) -> str:
+        """Tell the node to update; a refusal, or empty. No answer says nothing: it may have heard us."""
+        deadline = self._tools.monotonic_s() + self._plan.timeout_s
+        while True:
+            try:
+                result = node.update(self._plan.timeout_s)
+            except NodeUnreachable:
+                return ""
+            if result.state != "refused":
+                return ""
+            if result.reason in FOREIGN or result.exit_code == LockHeld.exit_code:
+                raise LockHeld(f"the node follows another operator: {result.message}")
+            if result.exit_code != StorageError.exit_code or self._tools.monotonic_s() >= deadline:
+                return result.message or result.reason
+            self._pause(LONGEST_PAUSE_S)  # temporary, as the node says
+
+    def _prove(self, node: Node, sha256: str) -> Observation | None:
+        """Ask until the node proves that it runs `sha256`, refuses, or its time is up; None if it never answered."""
+        epoch, trust = self._ours() if self._tools.repository else (None, None)
+        deadline = self._tools.monotonic_s() + self._plan.timeout_s
+        seen, pause = None, FIRST_PAUSE_S
+        while True:
+            try:
+                report = node.status()
+                self._keep(report)
+                seen = observe(report, self._plan.recipe, sha256, epoch, trust)
+            except (NodeUnreachable, RemoteRefused):
+                report = None
+            if seen is not None and seen.event == "foreign":
+                raise LockHeld(f"another operator commands {report.node if report else 'a node'}: {seen.detail}")
+            if seen is not None and report is not None and seen.event != "wait":
+                return seen
+            if self._tools.monotonic_s() >= deadline:
+                return seen if report is not None else None
+            self._pause(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _return(self, name: str) -> None:
+        former = placement(self._plan.former, name)
+        node = self._tools.connect(name)
+        try:
+            node.push(self._repository.slice_for(name, node.have()))
+            refusal = self._order(node)
+            if former is None:
+                return self._leave(name, node)
+            seen = None if refusal else self._prove(node, former.sha256)
+        except (NodeUnreachable, RemoteRefused) as e:
+            return self._journal("stick", name, e.message)
+        finally:
+            node.close()
+        if seen is not None and seen.event == "confirm":
+            return self._journal("revert", name, f"back to {seen.detail}")
+        why = refusal or (seen.detail if seen else "no answer")
+        return self._journal("stick", name, why)
+
+    def _leave(self, name: str, node: Node) -> None:
+        """A node that ran nothing of the recipe before is back if it still runs nothing: running cannot be unsaid."""
+        report = node.status()
+        self._keep(report)
+        model = next((m for m in report.models if m.recipe == self._plan.recipe), None)
+        if model is None:
+            return self._journal("revert", name, "runs nothing of it, as before")
+        return self._journal("stick", name, f"ran no {self._plan.recipe} before, keeps {model.version}")
+
+    def _keep(self, report: Report) -> None:
+        with self._turn:
+            self._tools.store.nodes.save(report, self._tools.clock_ns())
+
+    def _pause(self, seconds: float) -> None:
+        if self._tools.stop.wait(seconds):
+            raise Stopped
