@@ -85,13 +85,14 @@ def read_damaged(path: Path, start: int = 0, stop: int | None = None) -> bytes:
 
 def _read_part(fd: int, start: int, stop: int) -> bytes:
     """Some bytes from `start` on. A read that fails is repeated block by block: a bad block must not hide good ones."""
-    for length in (stop - start, min(_BLOCK, stop - start)):
+    block = min(_BLOCK - start % _BLOCK, stop - start)
+    for length in (stop - start, block):
         try:
             found = os.pread(fd, length, start)
         except OSError:
             continue
         return found or bytes(stop - start)  # the file became shorter meanwhile
-    return bytes(min(_BLOCK, stop - start))
+    return bytes(block)
 
 
 def storage_error(what: str, e: OSError | StorageError) -> StorageError:
