@@ -1,6 +1,6 @@
 """Fits the detectors: standardised features in, an estimator whose score is higher for stranger rows out.
 
-`pca` and `autoencoder` score a row by the mean squared residual of its reconstruction, `isolation-forest` by
+`pca` and `autoencoder` score a row by the root mean square of what its reconstruction misses, `isolation-forest` by
 scikit-learn's ``-score_samples`` (Liu, Ting & Zhou, "Isolation Forest", ICDM 2008). Fitting uses one BLAS thread
 and the given seed, so that equal inputs give equal models; see `edgectl.training.export` for their bytes.
 """

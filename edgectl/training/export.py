@@ -3,8 +3,8 @@
 The graphs are small on purpose (a node admits only a short list of operators) and are written by hand: skl2onnx has no
 reconstruction error, and its autoencoder answers one column of n · F values. Operators by estimator:
 
-- ``pca``: Sub, Gemm, Mul, ReduceSum, Sqrt
-- ``autoencoder``: Gemm, Relu, Sub, Mul, ReduceSum, Sqrt
+- ``pca``: Sub, Gemm, Mul, ReduceSumSquare, Sqrt
+- ``autoencoder``: Gemm, Relu, Sub, Mul, ReduceSumSquare, Sqrt
 - ``isolation-forest``: ai.onnx.ml TreeEnsemble, Mul, Exp, Reshape
 
 Where the position inside the model counts too (`Fitted.inside`), Concat joins it to the residual. Variants add Cast
@@ -72,8 +72,9 @@ class _Graph:
             for value, factor in parts
         ]
         joined = scaled[0] if len(scaled) == 1 else self.node("Concat", scaled, "joined", axis=1)
-        square = self.node("Mul", [joined, joined], "square")
-        total = self.node("ReduceSum", [square, self.weight("axes", np.array([1]), np.int64)], "total", keepdims=0)
+        # not ReduceSum or ReduceMean: their sum of a row depends on the row's alignment in memory, hence on its batch
+        axes = self.weight("axes", np.array([1]), np.int64)
+        total = self.node("ReduceSumSquare", [joined, axes], "total", keepdims=0)
         self.node("Sqrt", [total], "score")
 
     def model(self, width: int) -> onnx.ModelProto:

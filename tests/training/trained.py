@@ -40,6 +40,7 @@ def plant(width: int, rows: int = 6_000, seed: int = 0) -> Plant:
     return Plant(z[:rows], live, faults)
 
 
+_INSIDE: dict[str, Estimator] = {"pca-inside": "pca", "autoencoder-inside": "autoencoder"}
 SMALL: dict[Estimator, dict[str, int | float]] = {
     "pca": {},
     "isolation-forest": {"trees": 30, "samples": 128},
@@ -61,6 +62,12 @@ def large_autoencoder() -> Fitted:
 
 
 @cache
+def with_inside(kind: Estimator) -> Fitted:
+    """As `small`, and the position inside the model counts too."""
+    return fit(kind, plant(12).train, seed=3, params={**SMALL[kind], "inside": 0.3}, progress=lambda done, total: None)
+
+
+@cache
 def variants(fitted: Fitted) -> dict[Variant, bytes]:
     builds = build_variants(to_onnx(fitted), fitted, plant(fitted.width).train, VARIANTS)
     return {b.variant: b.onnx for b in builds}
@@ -70,9 +77,12 @@ def all_exports() -> list[tuple[str, Variant]]:
     """(model name, variant) of everything that training can export; `exported` gives the bytes."""
     pairs: list[tuple[str, Variant]] = [(kind, variant) for kind in KINDS for variant in VARIANTS]
     pairs = [p for p in pairs if p[0] != "isolation-forest" or p[1] == "fp32"]
-    return [*pairs, *(("large-autoencoder", variant) for variant in VARIANTS)]
+    return [*pairs, *((name, variant) for name in ("large-autoencoder", *_INSIDE) for variant in VARIANTS)]
 
 
 def exported(name: str, variant: Variant) -> tuple[Fitted, bytes]:
-    fitted = large_autoencoder() if name == "large-autoencoder" else small(cast(Estimator, name))
+    if name == "large-autoencoder":
+        fitted = large_autoencoder()
+    else:
+        fitted = with_inside(_INSIDE[name]) if name in _INSIDE else small(cast(Estimator, name))
     return fitted, variants(fitted)[variant]
