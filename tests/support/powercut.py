@@ -98,7 +98,19 @@ def die_at(operation: int, work: Callable[[], object]) -> None:
     _run(work, stop_at=operation)
 
 
-_OPERATIONS = ("open", "write", "pwrite", "fsync", "fdatasync", "replace", "unlink", "mkdir", "truncate", "ftruncate")
+_OPERATIONS = (
+    "open",
+    "write",
+    "pwrite",
+    "fsync",
+    "fdatasync",
+    "replace",
+    "unlink",
+    "link",
+    "mkdir",
+    "truncate",
+    "ftruncate",
+)
 
 
 def _run(work: Callable[[], object], stop_at: int) -> int:
