@@ -25,6 +25,13 @@ BAD = V2.variants[0].sha256
 NAMES = ("a", "b", "c", "d", "e")
 
 
+class Impatient(threading.Event):
+    """Waits for nothing: pauses between two questions to a node take no time here."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set()
+
+
 class World:
     """A fleet, a repository and a store that outlive the command under test."""
 
@@ -40,7 +47,7 @@ class World:
         return Tools(
             store=self.store, repository=self.repository if repository else None, connect=self.fleet.connect,
             fleet="plant", operator=operator, clock_ns=lambda: next(self._ticks), monotonic_s=lambda: next(self._ticks),
-            forks=2, stop=threading.Event(), watch=watch or (lambda entry, _: self.seen.append(entry)),
+            forks=2, stop=Impatient(), watch=watch or (lambda entry, _: self.seen.append(entry)),
         )  # fmt: skip
 
     def plan(self, version: str, phases: str = "1,100%", timeout_s: float = 20) -> Plan | None:
