@@ -274,7 +274,7 @@ class Repository:
 
     def _unlocked(self, role: Role, passphrase: str | None) -> bool:
         try:
-            return bool(passphrase) or not self._keys.locked(role)
+            return not self._keys.locked(role) or bool(passphrase)
         except TrustError:  # the key is kept elsewhere
             return False
 

@@ -131,7 +131,8 @@ def _serialize(graph: _Graph) -> bytes:
         graph.initializers,
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in graph.domains]
-    return helper.make_model(proto, opset_imports=opsets, ir_version=8).SerializeToString(deterministic=True)
+    raw: bytes = helper.make_model(proto, opset_imports=opsets, ir_version=8).SerializeToString(deterministic=True)
+    return raw
 
 
 def _distance(center: np.ndarray) -> _Graph:
