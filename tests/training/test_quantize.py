@@ -54,7 +54,7 @@ def test_int8_of_a_large_autoencoder_is_kept() -> None:
     assert len(variants(large_autoencoder())["fp32"]) > 100_000
     assert share < 0.33
     assert kept, why
-    assert "of fp32's 133" in why
+    assert "of fp32's 13" in why
 
 
 def test_int8_of_a_tiny_autoencoder_is_refused_because_it_is_larger() -> None:
