@@ -1,0 +1,91 @@
+"""Where trained releases wait to be signed, and stay for comparison. Another registry is one new file.
+
+A registry holds drafts: it is no source of trust. What a node may run is decided by the signed repository alone.
+
+The promise: `add` is all or nothing, also if the process is killed in it; a version that was added never changes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgectl_agent.core.bundle import Variant
+from edgectl_agent.core.messages import Release
+
+__all__ = ["Draft", "Entry", "Registry"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A trained release without a version.
+
+    Attributes:
+        recipe: its recipe's name.
+        bundles: variant → bundle as nodes fetch it, the reference first.
+        p99_us: variant → latency of one row where it was trained.
+        created: ISO 8601 time.
+        report: the training report as JSON.
+        files: what people look at (``report.txt``, ``scores.svg``), by name.
+    """
+
+    recipe: str
+    bundles: Mapping[Variant, bytes]
+    p99_us: Mapping[Variant, float]
+    created: str
+    report: bytes
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One release in the registry. `release` is unsigned; its ``counter`` is the order of adding, from 1."""
+
+    release: Release
+    report: bytes
+    location: str
+    """Where a person finds it: a folder or URL."""
+
+
+class Registry(ABC):
+    """Trained releases by recipe and version."""
+
+    @abstractmethod
+    def recipes(self) -> tuple[str, ...]:
+        """Recipes with at least one release, by name."""
+
+    @abstractmethod
+    def entries(self, recipe: str) -> tuple[Entry, ...]:
+        """Releases of a recipe, oldest first; none for an unknown recipe."""
+
+    @abstractmethod
+    def entry(self, recipe: str, version: str | None = None) -> Entry:
+        """One release; the newest without `version`.
+
+        Raises:
+            NothingMatched: there is none; lists the closest names.
+        """
+
+    @abstractmethod
+    def bundles(self, entry: Entry) -> dict[str, bytes]:
+        """SHA-256 → bundle of every variant, each checked against its digest.
+
+        Raises:
+            StorageError: missing or damaged.
+        """
+
+    @abstractmethod
+    def find(self, digests: frozenset[str]) -> Entry | None:
+        """The release whose bundles have exactly these digests."""
+
+    @abstractmethod
+    def add(self, draft: Draft, version: str | None = None) -> Entry:
+        """Add a release, as the next minor version after the latest unless `version` says otherwise.
+
+        The same bundles again are not added twice: the entry that holds them is returned.
+
+        Raises:
+            ConfigError: `version` is taken by other bundles, or is no version.
+            StorageError: it could not be written; nothing is left behind.
+        """
