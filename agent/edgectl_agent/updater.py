@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -320,8 +321,16 @@ def _verdict(status: int, stdout: bytes, stderr: bytes) -> Verdict:
             return msgspec.json.decode(lines[-1], type=Verdict)
         except msgspec.MsgspecError as e:
             raise TrustError(f"the verifying process answers nonsense: {e}", reason="child-failed") from e
-    tail = stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"status {status}"]
-    raise AdmissionError(f"{_doing(stdout)} ended the verifying process: {tail[0][:300]}", reason="child-failed")
+    raise AdmissionError(f"{_doing(stdout)} ended the verifying process: {_why(status, stderr)}", reason="child-failed")
+
+
+def _why(status: int, stderr: bytes) -> str:
+    if status == -signal.SIGXCPU:
+        return "it used up its processor time"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else f"status {status}"
 
 
 def _doing(stdout: bytes) -> str:
