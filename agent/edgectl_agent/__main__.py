@@ -1,0 +1,152 @@
+"""``edgectl-agent``: parse, wire, run. Errors are one sentence on stderr and the exit code of their kind."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from edgectl_agent import __version__
+from edgectl_agent import config as configs
+from edgectl_agent.config import HOST_CHANNELS, HostMetricsConfig
+from edgectl_agent.core.errors import ConfigError, EdgeError, StorageError
+from edgectl_agent.core.units import duration_ns, iso
+from edgectl_agent.sources.interface import Source
+
+
+def main() -> None:
+    """Entry point of the command."""
+    arguments = _parser().parse_args()
+    try:
+        code: int = arguments.verb(arguments)
+    except EdgeError as e:
+        print(f"edgectl-agent: {e}", file=sys.stderr)
+        code = e.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout at exit
+        code = 0
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgectl-agent", description="Detects anomalies on an edge node.")
+    parser.add_argument("--version", action="version", version=f"edgectl-agent {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    run = verbs.add_parser("run", help="run the agent until SIGTERM")
+    run.set_defaults(verb=_run)
+    check = verbs.add_parser("check", help="say whether agent.yaml is valid")
+    check.set_defaults(verb=_check)
+    for verb in (run, check):
+        verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.yaml")
+    record = verbs.add_parser("record", help="write readings as JSON Lines, to train on")
+    record.set_defaults(verb=_record)
+    record.add_argument("--source", choices=["host-metrics"], default="host-metrics")
+    record.add_argument("--every", default="1s", metavar="DURATION", help="between two readings (default 1s)")
+    record.add_argument("--count", type=int, required=True, metavar="N", help="how many readings")
+    record.add_argument("--host", default="", metavar="NAME", help="stream name (default: this machine's)")
+    record.add_argument("--out", type=Path, metavar="FILE", help="default: stdout")
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from edgectl_agent import actions, sources
+
+    config, _ = configs.load(arguments.config)
+    for source in config.sources.values():
+        sources.build(source, config.node)
+    for action in config.actions:
+        actions.build(action, config.folder)
+    print(f"{arguments.config}: valid", file=sys.stderr)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config, sha256 = configs.load(arguments.config)
+
+    from edgectl_agent import logs
+    from edgectl_agent.lock import AgentLock
+
+    lock = AgentLock(config.folder)
+    lock.acquire()
+    logs.start(config.log, config.folder)
+
+    from edgectl_agent.api import Api, Server
+    from edgectl_agent.durable import write_file
+    from edgectl_agent.runtime import Runtime
+
+    boot, token = secrets.token_hex(8), secrets.token_urlsafe(32)
+    runtime = Runtime(config, sha256, boot)
+    signal.signal(signal.SIGTERM, lambda *_: runtime.stop())
+    signal.signal(signal.SIGINT, lambda *_: runtime.stop())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    server = Server(Api(runtime, config.node, token), config.api.listen)
+    contact = config.folder / "api.json"
+    try:
+        url = server.bind()
+        runtime.open()
+        server.start()
+        write_file(contact, msgspec.json.encode({"url": url, "token": token, "pid": os.getpid(), "boot": boot}), 0o600)
+        logs.note("started", node=config.node, boot=boot, version=__version__, url=url)
+        runtime.run()
+    finally:
+        runtime.close()
+        server.stop()
+        contact.unlink(missing_ok=True)
+    logs.note("stopped", node=config.node, boot=boot)
+    lock.release()
+    return 0
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    import socket
+
+    from edgectl_agent.sources.host_metrics import HostMetricsSource
+
+    if arguments.count < 1:
+        raise ConfigError(f"--count: expected at least 1, found {arguments.count}")
+    try:
+        period_ns = duration_ns(arguments.every)
+    except ConfigError as e:
+        raise ConfigError(f"--every: {e.message}") from e
+    if period_ns < duration_ns("100ms"):
+        raise ConfigError(f"--every: expected at least 100ms, found {arguments.every!r}")
+    source = HostMetricsSource(HostMetricsConfig(every=arguments.every), arguments.host or socket.gethostname())
+    source.open(None)
+    try:
+        out = arguments.out.open("w", encoding="utf-8") if arguments.out else sys.stdout
+        with out:
+            _write_readings(source, arguments.count, out)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise StorageError(f"{arguments.out or 'stdout'} cannot be written: {e.strerror or e}") from e
+    return 0
+
+
+def _write_readings(source: Source, count: int, out: IO[str]) -> None:
+    done, live = 0, sys.stderr.isatty()
+    while done < count:
+        chunk = source.poll(1, 3600.0)
+        for name, at, values in zip(chunk.streams, chunk.event_time, chunk.values, strict=True):
+            reading = {
+                "ts": iso(int(at)),
+                "host": name,
+                **dict(zip(HOST_CHANNELS, values.round(4).tolist(), strict=True)),
+            }
+            out.write(msgspec.json.encode(reading).decode() + "\n")
+            out.flush()
+            done += 1
+            if live or done == count:
+                print(f"\r{done} of {count} readings", end="\n" if done == count else "", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""One loaded model at work on this node: the bundle's session, its detector, and what it costs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgectl_agent.core import bundle as bundles
+from edgectl_agent.core.batch import Batch, Float32, Int32, StreamTable
+from edgectl_agent.core.detector import Detection, Detector
+from edgectl_agent.core.errors import AdmissionError
+from edgectl_agent.core.messages import ModelStatus
+from edgectl_agent.inference import Model, golden_error
+from edgectl_agent.sources.interface import Chunk
+
+_LATENCIES = 1000
+Observe = Callable[[float], None]
+
+
+class Engine:
+    """Built by `load`, fed by the worker alone."""
+
+    def __init__(self, raw: bytes, build: Callable[[], Detector], golden: float, max_streams: int) -> None:
+        self.raw = raw
+        self._build = build
+        self.detector, self.golden_error = build(), golden
+        self.recipe, self.variant = self.detector.bundle.recipe, self.detector.bundle.variant
+        self.digest, self.version = self.detector.digest, self.detector.version
+        self.activated_ns = 0
+        self.inferences_before = 0
+        """Of the detector's count, those made on an earlier boot."""
+        self._max_streams = max_streams
+        self._channels = [channel.name for channel in self.detector.bundle.features.channels]
+        self._latencies_us: deque[float] = deque(maxlen=_LATENCIES)
+
+    @classmethod
+    def load(
+        cls, raw: bytes, version: str, node: str, streams: StreamTable, max_streams: int, observe: Observe
+    ) -> Engine:
+        """Decode a bundle, build its session and run its golden vectors.
+
+        Args:
+            raw: the bundle's bytes.
+            version: the release's, as alerts show it.
+            node: the node's name.
+            streams: shared with a predecessor whose window state is to be kept.
+            max_streams: readings of further streams are refused.
+            observe: is told the seconds of each call of the model.
+
+        Raises:
+            TrustError: the bytes are no bundle; as `AdmissionError`: the model does not load or answers otherwise than
+                where it was made.
+        """
+        bundle = bundles.decode(raw)
+        model = Model(bundle.model)
+        deviation = golden_error(model, bundle.golden, len(bundle.feature_names))
+        if not deviation <= 1:
+            raise AdmissionError(
+                f"{bundle.recipe} {version} deviates {deviation:.3g} times the tolerance from its golden vectors, "
+                "expected at most 1",
+                reason="golden",
+            )
+
+        def score(x: Float32) -> Float32:
+            started = time.perf_counter()
+            answer = model.score(x)
+            observe(time.perf_counter() - started)
+            return answer
+
+        digest = bundles.digest(raw)
+
+        def build() -> Detector:
+            return Detector(
+                bundle, node=node, version=version, digest=digest, streams=streams, score=score, max_streams=max_streams
+            )
+
+        return cls(raw, build, deviation, max_streams)
+
+    def batch(self, chunk: Chunk, channels: tuple[str, ...]) -> Batch:
+        """The readings of `chunk`, whose columns are `channels`, as this model wants them.
+
+        A channel that the source lacks is missing in every reading. Streams beyond the limit get an index that the
+        detector refuses and counts; their names are not kept.
+        """
+        table = self.detector.streams
+        index: dict[str, int] = {}
+        for name in dict.fromkeys(chunk.streams):
+            known = table.find(name)
+            if known is None:
+                known = table.intern(name) if len(table) < self._max_streams else self._max_streams
+            index[name] = known
+        stream: Int32 = np.fromiter(map(index.__getitem__, chunk.streams), np.int32, len(chunk))
+        values = np.full((len(chunk), len(self._channels)), np.nan)
+        for column, channel in enumerate(self._channels):
+            if channel in channels:
+                values[:, column] = chunk.values[:, channels.index(channel)]
+        return Batch(stream, chunk.event_time, values)
+
+    def process(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None) -> Detection:
+        """Score a batch. Raises `AdmissionError` if the model fails; the window state is then no longer exact."""
+        started = time.perf_counter()
+        detection = self.detector.process(batch, accepted_ns, now_ns, horizon_ns)
+        self._latencies_us.append((time.perf_counter() - started) * 1e6)
+        return detection
+
+    def succeed(self, other: Engine) -> bool:
+        """Take over the window state of the model that ran until now. False: the streams warm up again."""
+        return self.detector.adopt_features(other.detector)
+
+    def shadow(self) -> Detector:
+        """Another detector with the same model and no state."""
+        return self._build()
+
+    def snapshot(self) -> dict[str, Any]:
+        """All state as plain values."""
+        return {
+            "digest": self.digest,
+            "streams": list(self.detector.streams.names),
+            "activated_ns": self.activated_ns,
+            "detector": self.detector.snapshot(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `snapshot` was taken by an engine of the same bundle and an empty stream table."""
+        for name in state["streams"]:
+            self.detector.streams.intern(name)
+        self.detector.restore(state["detector"])
+        self.activated_ns = state["activated_ns"]
+        self.inferences_before = self.detector.inferences
+
+    @property
+    def inferences(self) -> int:
+        """Rows scored on this boot."""
+        return self.detector.inferences - self.inferences_before
+
+    def status(self, previous: str) -> ModelStatus:
+        """For the report; `previous` is the digest in the other slot."""
+        detector = self.detector
+        latencies = list(self._latencies_us)
+        p50, p99 = np.percentile(latencies, [50, 99]) if latencies else (0.0, 0.0)
+        return ModelStatus(
+            recipe=self.recipe,
+            version=self.version,
+            bundle=self.digest,
+            variant=self.variant,
+            golden_error=self.golden_error,
+            inferences=self.inferences,
+            activated_ns=self.activated_ns,
+            previous=previous,
+            streams=detector.known_streams,
+            warming=detector.warming_streams,
+            open_alerts=detector.open_alerts,
+            p50_us=round(float(p50), 1),
+            p99_us=round(float(p99), 1),
+            counters={name: count for name, count in detector.counters.items() if count},
+        )
+
+
+class Trial:
+    """A new model beside the running one, on the same readings and a copy of its windows; what it says is not heard.
+
+    It fails by an exception or a score that is no number. It is over with its first scored readings.
+    """
+
+    def __init__(self, candidate: Engine, running: Engine) -> None:
+        self.failure = ""
+        self.scored = False
+        self.over = threading.Event()
+        self._started = False
+        self._running = running
+        self._shadow = candidate.shadow()
+
+    def observe(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None) -> None:
+        """Judge the candidate by a batch that the running model has not yet seen."""
+        if self.over.is_set():
+            return
+        if not self._started:
+            self._copy_windows()
+        try:
+            self._shadow.process(batch, accepted_ns, now_ns, horizon_ns)
+        except AdmissionError as e:
+            self.failure = str(e)
+        if self._shadow.counters["not_finite"]:
+            self.failure = "it answers with scores that are no numbers"
+        self.scored = self._shadow.inferences > 0
+        if self.failure or self.scored:
+            self.over.set()
+
+    def _copy_windows(self) -> None:
+        self._started = True
+        if self._shadow.bundle.features == self._running.detector.bundle.features:
+            state = self._shadow.snapshot() | {"features": self._running.detector.snapshot()["features"]}
+            self._shadow.restore(state)

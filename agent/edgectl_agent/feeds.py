@@ -1,0 +1,106 @@
+"""A configured source as the worker sees it: what it brought, where it stands, and whether it failed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from edgectl_agent.config import HOST_CHANNELS, Mapping, SourceConfig
+from edgectl_agent.core.errors import SourceError
+from edgectl_agent.core.messages import SourceStatus
+from edgectl_agent.core.units import SECOND_NS
+from edgectl_agent.logs import warn
+from edgectl_agent.sources.interface import Chunk, Position, Source
+
+_RETRY_S = 5.0
+_AHEAD_NS = 600 * SECOND_NS
+"""How far a live reading's event time may be ahead of this node's clock."""
+_SANE_CLOCK_NS = 1_735_689_600 * SECOND_NS
+"""2025: an earlier clock was never set, and nothing can be told from it."""
+
+State = Literal["running", "waiting", "ended", "failed"]
+
+
+class Feed:
+    """Opens its source when it is first polled, and again a while after a failure, where it stopped."""
+
+    def __init__(self, name: str, config: SourceConfig, source: Source) -> None:
+        self.name = name
+        self.channels = tuple(config.channels) if isinstance(config, Mapping) else HOST_CHANNELS
+        self.replayable = source.replayable
+        self.accepted = 0
+        self.rejected: Counter[str] = Counter()
+        self.newest_ns = 0
+        self.state: State = "waiting"
+        self.detail = "no model reads it yet"
+        self._source = source
+        self._position: Position | None = None
+        self._open = False
+        self._next_try_s = -math.inf
+        path = config.path if isinstance(config, Mapping) else ""
+        what = msgspec.json.encode([config.__struct_config__.tag, path])
+        self._identity = hashlib.sha256(what).hexdigest()[:16]
+
+    def poll(self, limit: int, now_s: float) -> Chunk | None:
+        """What has arrived, without waiting; None if there is nothing new. Failures are kept in `state`."""
+        if self.state == "ended" or now_s < self._next_try_s:
+            return None
+        try:
+            if not self._open:
+                self._source.open(self._position)
+                self._open = True
+            chunk = self._source.poll(limit, 0.0)
+        except SourceError as e:
+            if self.detail != str(e):
+                warn("source-failed", source=self.name, message=str(e))
+            self.state, self.detail = "failed", str(e)
+            self._next_try_s = now_s + _RETRY_S
+            self.close()
+            return None
+        self._note(chunk)
+        return chunk if len(chunk) or chunk.rejected or chunk.ended else None
+
+    def horizon_ns(self, accepted_ns: int) -> int | None:
+        """The latest event time that is not from the future; None where that cannot be told."""
+        return accepted_ns + _AHEAD_NS if self._source.live and accepted_ns > _SANE_CLOCK_NS else None
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"identity": self._identity, "position": self._position}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `snapshot` was taken, unless that was another file or kind of source."""
+        if state["identity"] == self._identity:
+            self._position = state["position"]
+
+    def status(self) -> SourceStatus:
+        return SourceStatus(
+            name=self.name,
+            state=self.state,
+            accepted=self.accepted,
+            rejected=dict(self.rejected),
+            newest_event_ns=self.newest_ns,
+            detail=self.detail,
+        )
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._source.close()
+
+    def _note(self, chunk: Chunk) -> None:
+        self._position = chunk.position
+        self.accepted += len(chunk)
+        self.rejected.update(chunk.rejected)
+        if len(chunk):
+            self.newest_ns = max(self.newest_ns, int(np.max(chunk.event_time)))
+        if chunk.ended:
+            self.state, self.detail = "ended", ""
+        elif self._source.waiting:
+            self.state, self.detail = "waiting", "there is nothing to read yet"
+        else:
+            self.state, self.detail = "running", ""

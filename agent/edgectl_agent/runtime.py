@@ -1,0 +1,255 @@
+"""Wires the node together and runs it: one worker thread owns sources, detectors and alerts.
+
+A turn of the worker: read what has arrived → score → record and acknowledge the alerts → act → now and then save
+detectors and source positions in one document. Everything else (the API's threads, signals) only asks: `report` hands
+out what the worker last published, and what changes something is carried out between two turns.
+
+Order makes a kill harmless. A snapshot is saved only when every alert found so far is acknowledged, so a restart reads
+the same readings again and finds the same alerts; the ledger leaves out those that were recorded. While the outbox
+refuses, no replayable source is read on.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from edgectl_agent import actions, sources
+from edgectl_agent.changes import Changes
+from edgectl_agent.config import Config
+from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.messages import Alert, Report
+from edgectl_agent.feeds import Feed
+from edgectl_agent.health import Health
+from edgectl_agent.ledger import Ledger
+from edgectl_agent.logs import warn
+from edgectl_agent.metrics import Metrics
+from edgectl_agent.outbox import Outbox
+from edgectl_agent.roster import Roster
+from edgectl_agent.slots import Slots
+from edgectl_agent.snapshots import SnapshotStore
+from edgectl_agent.updater import Updater
+
+T = TypeVar("T")
+_FORMAT = 1
+_PUBLISH_S = 0.2
+_RETRY_S = 1.0
+"""Between two tries to write to a disk that refuses."""
+
+
+class Runtime:
+    """The thread that calls `open`, `run` and `close` is the worker; `stop` and the parts in `changes`, `outbox`,
+    `metrics` and `report` are for the others."""
+
+    def __init__(
+        self,
+        config: Config,
+        config_sha256: str,
+        boot: str,
+        clock: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        folder = config.folder
+        self.boot = boot
+        self._config, self._clock, self._monotonic = config, clock, monotonic
+        self.outbox = Outbox(folder / "outbox", boot=boot, limit_bytes=config.outbox_bytes)
+        self.slots = Slots(folder / "slots")
+        self.updater = Updater(folder, config.node, self.slots)
+        self._ledger = Ledger(self.outbox, [(action, actions.build(action, folder)) for action in config.actions])
+        self.metrics = Metrics(self.report, self._ledger.alerts.copy)
+        self._roster = Roster(
+            config.node, self.slots, self.updater, config.limits.streams, self.metrics.inference.observe
+        )
+        self.changes = Changes(self.updater, self._roster, self, clock)
+        self._snapshots = SnapshotStore(folder / "snapshots")
+        self._feeds = {name: Feed(name, s, sources.build(s, config.node)) for name, s in config.sources.items()}
+        self._readers = {
+            name: [recipe for recipe, names in config.models.items() if name in names] for name in self._feeds
+        }
+        self._health = Health(config, config_sha256, boot, monotonic())
+        self.on_commit: Callable[[], None] = lambda: None
+        """Called by the worker whenever the outbox acknowledged something."""
+        self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._snapshot_at_s = self._publish_at_s = self._flush_at_s = -math.inf
+        self._closed = self._moved = False
+        self._snapshot_failure = ""
+        self._published: Report | None = None
+
+    # ── the worker ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        """Recover the outbox, load the models, take up the last snapshot. Raises `StorageError`."""
+        found = self.outbox.open()
+        if found.lost or found.damaged or found.failures:
+            warn("outbox-recovered", lost=found.lost, damaged=found.damaged, failures=found.failures)
+        self._roster.open()
+        state = self._load_snapshot()
+        self._ledger.recover(state["outbox"], state["actions"])
+        for name, feed in self._feeds.items():
+            if name in state["sources"]:
+                feed.restore(state["sources"][name])
+        self.settle(tuple(self._roster.restore(state["models"], self._clock())))
+        self._snapshot_at_s = self._monotonic() + self._config.snapshot_ns / 1e9
+        self.publish()
+
+    def run(self) -> None:
+        """Turn until `stop`; then save a last snapshot."""
+        while not self._stopping.is_set():
+            busy = self._turn()
+            self._run_tasks()
+            if not busy:
+                self._wake.wait(self._config.idle_s)
+                self._wake.clear()
+        self._flush(force=True)
+        self._save_snapshot()
+
+    def close(self) -> None:
+        """Release everything; tasks that nobody will run are refused."""
+        self._stopping.set()
+        self._closed = True
+        self._run_tasks()
+        for feed in self._feeds.values():
+            feed.close()
+        self._ledger.close()
+        self.outbox.close()
+
+    def _turn(self) -> bool:
+        """Read each source once. Returns whether there was anything."""
+        now_s = self._monotonic()
+        busy = False
+        for name, feed in self._feeds.items():
+            if self._may_read(name, feed):
+                busy |= self._read(name, feed, now_s)
+        self._flush()
+        if self._moved and now_s >= self._snapshot_at_s:
+            self._save_snapshot()
+        if now_s >= self._publish_at_s:
+            self.publish()
+        return busy
+
+    def _may_read(self, name: str, feed: Feed) -> bool:
+        """Not without a model that reads it; not on, while alerts cannot be recorded and it can be read later."""
+        if self._ledger.congested or (self._ledger.blocked and feed.replayable):
+            return False
+        return any(self._roster.reads(recipe) for recipe in self._readers[name])
+
+    def _read(self, name: str, feed: Feed, now_s: float) -> bool:
+        chunk = feed.poll(self._config.batch.max, now_s)
+        if chunk is None:
+            return False
+        self._moved = True
+        for recipe in self._readers[name]:
+            if len(chunk) and self._roster.reads(recipe):
+                self._ledger.offer(self._roster.process(recipe, chunk, feed, self._clock()))
+        return len(chunk) > 0
+
+    def _flush(self, force: bool = False) -> None:
+        now_s = self._monotonic()
+        if self._ledger.settled or (self._ledger.blocked and now_s < self._flush_at_s and not force):
+            return
+        if self._ledger.flush(self._clock()):
+            self.on_commit()
+        if self._ledger.blocked:
+            self._flush_at_s = now_s + _RETRY_S
+
+    def settle(self, alerts: tuple[Alert, ...]) -> None:
+        """Record `alerts` and save a snapshot; on the worker."""
+        self._ledger.offer(alerts)
+        self._flush(force=True)
+        self._moved = True
+        self._save_snapshot()
+        self.publish()
+
+    # ── snapshots ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _load_snapshot(self) -> dict[str, Any]:
+        nothing = {"outbox": 0, "actions": [], "sources": {}, "models": {}}
+        state = self._snapshots.load()
+        if self._snapshots.problem:
+            warn("snapshot-damaged", message=self._snapshots.problem)
+        if state is None:
+            return nothing
+        if state.get("format") != _FORMAT:
+            warn("snapshot-of-another-format", found=state.get("format"), expected=_FORMAT)
+            return nothing
+        return state
+
+    def _save_snapshot(self) -> None:
+        """Detectors, source positions and what is recorded, in one document; only when every alert is recorded."""
+        self._snapshot_at_s = self._monotonic() + self._config.snapshot_ns / 1e9
+        if not (self._moved and self._ledger.settled):
+            return
+        try:
+            self._snapshots.save(
+                {
+                    "format": _FORMAT,
+                    "outbox": self.outbox.status().head_seq,
+                    "actions": self._ledger.positions(),
+                    "sources": {name: feed.snapshot() for name, feed in self._feeds.items()},
+                    "models": self._roster.snapshot(),
+                }
+            )
+            self._moved, self._snapshot_failure = False, ""
+        except StorageError as e:
+            if not self._snapshot_failure:
+                warn("snapshot-failed", message=str(e))
+            self._snapshot_failure = str(e)
+
+    # ── for other threads ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self) -> None:
+        """Let `run` end after this turn. May be called from a signal handler."""
+        self._stopping.set()
+        self._wake.set()
+
+    def on_worker(self, task: Callable[[], T]) -> T:
+        """Run `task` between two turns and return its answer or raise its error; `StorageError` if the agent ends."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if self._stopping.is_set():
+                future.set_exception(StorageError("the agent is stopping", reason="stopping"))
+                return
+            try:
+                future.set_result(task())
+            except Exception as e:
+                future.set_exception(e)
+
+        self._tasks.put(run)
+        self._wake.set()
+        if self._closed:
+            self._run_tasks()
+        return future.result()
+
+    def _run_tasks(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()()
+
+    def report(self) -> Report:
+        """The node's health: models and sources as last published, clock and outbox as of now. After `open`."""
+        assert self._published is not None
+        return self._health.current(self._published, self.outbox.status(), self._clock(), self._monotonic())
+
+    def have(self) -> dict[str, Any]:
+        """What an operator need not send again: bundles in the slots, and the newest trusted root."""
+        held = [self.slots.active(recipe) for recipe in self.slots.recipes()]
+        held += [self.slots.other(recipe) for recipe in self.slots.recipes()]
+        trust = self.updater.trust()
+        return {"bundles": sorted({slot.digest for slot in held if slot}), "root": trust.root if trust else 0}
+
+    def publish(self) -> None:
+        """Put together what `report` hands out; on the worker."""
+        self._publish_at_s = self._monotonic() + _PUBLISH_S
+        blocked = self._ledger.blocked
+        storage = [str(blocked) if blocked else "", self._snapshot_failure]
+        self._published = self._health.report(
+            self._roster, list(self._feeds.values()), self.updater, self.slots, storage, self.outbox.status()
+        )
