@@ -1,8 +1,8 @@
 """A registry that is a folder: readable without any tool, and good for one operator.
 
 ``<root>/<recipe>/<version>/`` holds ``release.json`` (unsigned), ``report.json``, ``report.txt``, ``scores.svg`` and
-one ``<sha256>.bundle`` per variant. A release is written to a temporary folder beside it and renamed, so that it is there
-whole or not at all.
+one ``<sha256>.bundle`` per variant. A release is written to a temporary folder beside it and renamed, so that it is
+there whole or not at all.
 """
 
 from __future__ import annotations
