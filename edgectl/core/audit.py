@@ -42,6 +42,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     assignment: Assignment | None = None
     signed: Mapping[str, str] | None = None
     """Digest of every signed bundle → version; None where the repository is not at hand."""
+    untrusted: str = ""
+    """Why the repository cannot be believed; empty if it can."""
     expiries: tuple[Expiry, ...] = ()
     critical: tuple[AlertRecord, ...] = ()
     """Open critical alerts."""
@@ -207,8 +209,10 @@ def _health(kind: str, record: NodeRecord, detail: str, fix: str = "") -> Findin
     return Finding(kind=kind, node=record.node, since_ns=record.received_ns, detail=detail, fix=fix)
 
 
-def expiring(facts: Facts) -> Iterator[Finding]:
-    """Signed metadata with less than a quarter of its life left."""
+def metadata(facts: Facts) -> Iterator[Finding]:
+    """A repository that does not verify, and signed metadata with less than a quarter of its life left."""
+    if facts.untrusted:
+        yield Finding(kind="repository-untrusted", since_ns=facts.now_ns, detail=facts.untrusted)
     for role in facts.expiries:
         left = role.expires_ns - facts.now_ns
         if left >= LIFE_SHARE * role.life_ns:
@@ -245,4 +249,4 @@ def unfinished(facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-RULES: tuple[Rule, ...] = (reachability, releases, health, expiring, unseen, unfinished)
+RULES: tuple[Rule, ...] = (reachability, releases, health, metadata, unseen, unfinished)

@@ -130,7 +130,7 @@ def summarise(
             acknowledged=sum(r.acknowledged_ns > 0 for r in open_alerts),
         ),
         models=_models(expected, records, assigned),
-        rollout=_rollout(*rollout) if rollout else None,
+        rollout=rollout_line(*rollout) if rollout else None,
         needs=_needs(findings, now_ns),
         nodes=lines,
     )
@@ -173,7 +173,8 @@ def _models(
     )
 
 
-def _rollout(record: RolloutRecord, progress: Progress) -> RolloutLine:
+def rollout_line(record: RolloutRecord, progress: Progress) -> RolloutLine:
+    """`record` and where it is, in one line."""
     plan = record.plan
     return RolloutLine(
         name=record.name,

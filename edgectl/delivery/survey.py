@@ -16,9 +16,9 @@ from edgectl.store.store import Store
 
 
 def survey(
-    nodes: Iterable[str], *, connect: Connect, store: Store, forks: int, clock_ns: Callable[[], int]
+    nodes: Iterable[str], *, connect: Connect, store: Store | None, forks: int, clock_ns: Callable[[], int]
 ) -> dict[str, Report | NodeUnreachable | RemoteRefused]:
-    """Each node's report, or why there is none; both are stored."""
+    """Each node's report, or why there is none; both are stored if there is a `store`."""
 
     def ask(name: str) -> tuple[Report | NodeUnreachable | RemoteRefused, int]:
         node = connect(name)
@@ -31,6 +31,8 @@ def survey(
 
     def keep(name: str, answer: tuple[Report | NodeUnreachable | RemoteRefused, int]) -> None:
         found, at_ns = answer
+        if store is None:
+            return
         if isinstance(found, Report):
             store.nodes.save(found, at_ns)
         else:

@@ -1,0 +1,88 @@
+"""`edgectl collect`: reports and alerts from the nodes into the store."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgectl.cli import rolling, wiring
+from edgectl.cli.output import Column, Format, FormatOption, emit, encode, note, printable, settings, write
+
+if TYPE_CHECKING:
+    from edgectl_agent.core.messages import Alert
+
+    from edgectl.delivery.collect import Told
+    from edgectl.inventory.types import Inventory
+    from edgectl.store.store import Store
+    from edgectl.workspace import Workspace
+
+
+def collect(
+    ctx: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow/--once", help="Stay, and store alerts as they are raised.")] = False,
+    select: rolling.SelectOption = "",
+    forks: rolling.ForksOption = 16,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Pull reports and alerts into the store. With -o jsonl one line per alert, printed after its row is committed."""
+    workspace = settings(ctx).workspace
+    fleet = wiring.inventory(workspace)
+    with wiring.store(workspace, fleet) as store:
+        names = rolling.choose(fleet, store, set(fleet.names), "fleet.yaml names no node", select=select)
+        told = _printing(output, follow)
+        if follow:
+            _follow(workspace, fleet, store, names, told)
+            return
+        from edgectl.delivery.collect import collect as once
+
+        connect = wiring.connect(workspace, fleet)
+        done = once(names, connect=connect, store=store, forks=forks, clock_ns=time.time_ns, told=told)
+        columns = (Column("NODE", "node"), Column("ALERTS", "alerts", right=True), Column("ERROR", "error"))
+        if output is not Format.JSONL:
+            emit(done, columns, output, name="node")
+        if any(node.error for node in done):
+            raise typer.Exit(31)
+
+
+def _printing(output: Format, follow: bool) -> Told:
+    def line(alert: Alert, committed_ns: int) -> None:
+        if output is Format.JSONL:
+            write(
+                encode(
+                    {"id": alert.id, "node": alert.node, "stream": alert.stream, "state": alert.state,
+                     "severity": alert.severity, "accepted_ns": alert.accepted_ns, "committed_ns": committed_ns}
+                )
+            )  # fmt: skip
+        elif follow and output is Format.NAME:
+            write(alert.id)
+        elif follow:
+            write(printable(f"{alert.id}  {alert.severity:<8}  {alert.state:<7}  {alert.node}  {alert.stream}"))
+
+    return line
+
+
+def _follow(workspace: Workspace, fleet: Inventory, store: Store, names: tuple[str, ...], told: Told) -> None:
+    import random
+    import signal
+    import threading
+
+    from edgectl.delivery.collect import Follower
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    follower = Follower(
+        {name: fleet.node(name).report_every_ns / 1e9 for name in names},
+        connect=wiring.connect(workspace, fleet),
+        store=store,
+        clock_ns=time.time_ns,
+        monotonic_s=time.monotonic,
+        rng=random.Random(),
+        stop=stop,
+        told=told,
+        say=note,
+    )
+    note(f"following {len(names)} nodes; Ctrl-C ends it")
+    follower.run()

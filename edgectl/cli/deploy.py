@@ -1,0 +1,110 @@
+"""`edgectl deploy`: a signed model onto the fleet, canary first."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgectl.cli import rolling, wiring
+from edgectl.cli.output import Format, FormatOption, Settings, YesOption, note, settings
+from edgectl.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgectl.core.rollout import Plan
+    from edgectl.delivery.deploy import Request
+    from edgectl.inventory.types import Inventory
+    from edgectl.store.store import Store
+    from edgectl.trust.repository import Repository
+
+
+def deploy(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="NAME or NAME@VERSION; the newest signed version by default.")] = "",
+    canary: Annotated[str, typer.Option(help="First so many nodes (2) or percent (20%), then the rest.")] = "",
+    phases: Annotated[str, typer.Option(help="Cumulative sizes, as 1,5%,25%,100% (default: 1,100%).")] = "",
+    select: rolling.SelectOption = "",
+    limit: rolling.LimitOption = "",
+    exclude: rolling.ExcludeOption = None,
+    variant: Annotated[str, typer.Option(help="fp32, fp16 or int8, if the release ships it (default: fp32).")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")] = False,
+    resume: Annotated[str, typer.Option(help="Go on with a rollout (r-3) that was interrupted or fell short.")] = "",
+    forks: rolling.ForksOption = 8,
+    timeout: rolling.TimeoutOption = 60.0,
+    reason: rolling.ReasonOption = "",
+    yes: YesOption = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Roll a signed model out. Without a canary's proof that it runs the new bundle, nobody else gets it."""
+    from edgectl.core.phases import specification
+    from edgectl.delivery.deploy import Request, begin, parse_model
+    from edgectl.delivery.deploy import resume as pick_up
+
+    chosen = settings(ctx)
+    if bool(model) == bool(resume):
+        raise UsageError("expected a MODEL, or --resume with the name of a rollout", hint="edgectl deploy --help")
+    workspace = chosen.workspace
+    fleet = wiring.inventory(workspace)
+    lock = nullcontext() if dry_run else workspace.lock(f"deploy {model or resume}")
+    with lock, wiring.store(workspace, fleet) as store:
+        repository, who = rolling.signer(workspace, fleet)
+        tools = rolling.tools(workspace, fleet, store, repository, who, forks)
+        if resume:
+            record, runner = pick_up(resume, tools)
+            rolling.finish(record, runner.resume(), output)
+        recipe, version = parse_model(model)
+        request = Request(
+            recipe=recipe, version=version, variant=variant, phases=specification(canary, phases),
+            timeout_s=timeout, selection=select, reason=reason,
+        )  # fmt: skip
+        plan = _plan(request, chosen, fleet, store, repository, (select, limit, exclude or ()), forks, dry_run)
+        if plan is None:
+            return
+        if dry_run:
+            rolling.show_plan(plan, output)
+            return
+        note(rolling.plan_text(plan))
+        if rolling.ask(plan, fleet, yes=yes, settings=chosen, verb="Deploy"):
+            record, runner = begin(plan, who, tools)
+            rolling.finish(record, runner.run(), output)
+        note("nothing was changed")
+
+
+def _plan(
+    request: Request,
+    chosen: Settings,
+    fleet: Inventory,
+    store: Store,
+    repository: Repository,
+    whom: tuple[str, str, list[str] | tuple[()]],
+    forks: int,
+    dry_run: bool,
+) -> Plan | None:
+    """The plan, or None (said on stderr) if there is nothing to do."""
+    import time
+
+    from edgectl.delivery import deploy as delivery
+    from edgectl.delivery.survey import check_epochs, check_pending, reports_of, survey
+
+    workspace = chosen.workspace
+    registered = wiring.registry(workspace)
+    trained = {name: [e.release.version for e in registered.entries(name)] for name in registered.recipes()}
+    release = delivery.resolve(request.recipe, request.version, repository.releases(), trained)
+    select, limit, exclude = whom
+    able = {node.name for node in fleet.nodes if request.recipe in node.models}
+    none = f"no node of fleet.yaml has {request.recipe} under its models"
+    seed = f"{release.recipe}@{release.version}"
+    nodes = rolling.choose(fleet, store, able, none, select=select, limit=limit, exclude=exclude, seed=seed)
+    connect = wiring.connect(workspace, fleet)
+    keep = None if dry_run else store
+    reports = reports_of(survey(nodes, connect=connect, store=keep, forks=forks, clock_ns=time.time_ns))
+    current = repository.assignment()
+    check_epochs(reports, current)
+    check_pending(store.nodes.all(), current)
+    plan = delivery.plan(request, release, nodes, reports, repository=repository, store=store)
+    if plan is None:
+        note(f"nothing to do: {release.recipe} {release.version} runs on all {len(nodes)} nodes")
+    elif len(plan.nodes) < len(nodes):
+        chosen.detail(f"{len(nodes) - len(plan.nodes)} of {len(nodes)} nodes run it already")
+    return plan
