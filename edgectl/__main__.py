@@ -1,0 +1,5 @@
+"""`python -m edgectl` is `edgectl`."""
+
+from edgectl.cli.app import main
+
+main()
