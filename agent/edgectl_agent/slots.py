@@ -148,9 +148,7 @@ class Slots:
         slot = _Slot(bundles.digest(bundle_raw), release_raw, epoch, 0, staged=True)
         release = _release(release_raw)
         if release.recipe != recipe or slot.digest not in [v.sha256 for v in release.variants]:
-            raise TrustError(
-                f"{release.recipe} {release.version} does not contain bundle {slot.digest[:12]} of {recipe}"
-            )
+            raise TrustError(f"{release.recipe} {release.version} has no bundle {slot.digest[:12]} of {recipe}")
         state = self._load(recipe)
         folder = self._path(recipe) / state.free
         try:

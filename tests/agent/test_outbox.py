@@ -62,16 +62,8 @@ def segments(folder: Path) -> list[Path]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Fast where the machine has a file system in memory: these tests sync thousands of times."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path / "outbox"
-        return
-    mine = memory / f"edgectl-{os.getpid()}-{tmp_path.name}"
-    mine.mkdir()
-    yield mine / "outbox"
-    shutil.rmtree(mine)
+def folder(memory_folder: Path) -> Path:
+    return memory_folder / "outbox"
 
 
 # ── appending, reading, releasing ───────────────────────────────────────────────────────────────────────────────────

@@ -107,7 +107,8 @@ def test_a_disk_that_refuses_leaves_the_old_snapshot(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["state.prev", "state.snap"]
 
 
-def test_death_before_any_file_operation_leaves_old_or_new(tmp_path: Path) -> None:
+def test_death_before_any_file_operation_leaves_old_or_new(memory_folder: Path) -> None:
+    tmp_path = memory_folder
     SnapshotStore(tmp_path).save({"n": 0})
 
     def work() -> None:
