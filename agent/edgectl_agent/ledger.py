@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -20,17 +21,20 @@ from edgectl_agent.logs import warn
 from edgectl_agent.outbox import Outbox
 
 _PAGE = 1000
+_MOST_REMEMBERED = 10_000
+"""Keys that wait for a replay to find them again. One that never comes, because its source cannot be replayed or its
+model was replaced, is pushed out by newer ones."""
 _MOST_UNSENT = 2000
 """Beyond it no source is read: what the outbox does not take must not fill the memory."""
 
 
 @dataclass(slots=True)
 class _Responder:
-    """A configured action with what it did before this start."""
+    """A configured action with what it did in an earlier life and a replay may ask of it again."""
 
     config: LogAction
     action: Action
-    fired: set[Key] = field(default_factory=set)
+    fired: dict[Key, None] = field(default_factory=dict)
 
 
 class Ledger:
@@ -39,7 +43,7 @@ class Ledger:
     def __init__(self, outbox: Outbox, actions: Sequence[tuple[LogAction, Action]]) -> None:
         self._outbox = outbox
         self._responders = [_Responder(config, action) for config, action in actions]
-        self._recorded: set[Key] = set()
+        self._recorded: dict[Key, None] = {}
         self._unsent: deque[Alert] = deque()
         self._unacknowledged: list[Alert] = []
         self.blocked: StorageError | None = None
@@ -57,20 +61,36 @@ class Ledger:
     def congested(self) -> bool:
         return len(self._unsent) + len(self._unacknowledged) > _MOST_UNSENT
 
-    def recover(self, after: int, positions: Sequence[int]) -> None:
-        """Learn what was done since the snapshot that covers sequences up to `after`, and finish what was begun.
+    def snapshot(self) -> dict[str, Any]:
+        """Up to where everything is recorded and acted upon, and what of it a replay may still find again.
+
+        Valid while `settled`. Raises `StorageError`.
+        """
+        return {
+            "outbox": self._outbox.status().head_seq,
+            "recorded": list(self._recorded),
+            "actions": [{"position": r.action.sync(), "fired": list(r.fired)} for r in self._responders],
+        }
+
+    def recover(self, state: dict[str, Any] | None) -> None:
+        """Learn what was done up to `snapshot` and since, and finish what was begun.
 
         An alert that was acknowledged but not acted upon is acted upon now: its reading may never come again.
         """
-        for responder, position in zip(self._responders, [*positions, *[0] * len(self._responders)], strict=False):
+        state = state or {"outbox": 0, "recorded": [], "actions": []}
+        before = [*state["actions"], *[{"position": 0, "fired": []}] * len(self._responders)]
+        for responder, done in zip(self._responders, before, strict=False):
+            _remember(responder.fired, _keys(done["fired"]))
             try:
-                responder.fired = set(responder.action.open(position))
+                _remember(responder.fired, responder.action.open(done["position"]))
             except StorageError as e:
                 self._action_failed(e)
+        _remember(self._recorded, _keys(state["recorded"]))
+        after = state["outbox"]
         while page := self._outbox.read(after, _PAGE):
             for record in page:
                 alert = msgspec.json.decode(record.payload, type=Alert)
-                self._recorded.add(key_of(alert))
+                _remember(self._recorded, [key_of(alert)])
                 self._act(alert)
             after = page[-1].seq
 
@@ -79,7 +99,7 @@ class Ledger:
         for alert in alerts:
             key = key_of(alert)
             if key in self._recorded:
-                self._recorded.remove(key)
+                self._forget(key)
             else:
                 self._unsent.append(alert)
 
@@ -107,11 +127,8 @@ class Ledger:
         for alert in done:
             self.alerts[alert.severity] += 1
             self._act(alert)
+            self._forget(key_of(alert))
         return bool(done)
-
-    def positions(self) -> list[int]:
-        """Of the actions, for the snapshot. Raises `StorageError`."""
-        return [responder.action.sync() for responder in self._responders]
 
     def close(self) -> None:
         for responder in self._responders:
@@ -127,6 +144,22 @@ class Ledger:
             except StorageError as e:
                 self._action_failed(e)
 
+    def _forget(self, key: Key) -> None:
+        """The replay has found it: it does not come a third time."""
+        self._recorded.pop(key, None)
+        for responder in self._responders:
+            responder.fired.pop(key, None)
+
     def _action_failed(self, error: StorageError) -> None:
         self.failed_actions += 1
         warn("action-failed", message=str(error))
+
+
+def _remember(known: dict[Key, None], keys: Iterable[Key]) -> None:
+    known.update(dict.fromkeys(keys))
+    while len(known) > _MOST_REMEMBERED:
+        del known[next(iter(known))]
+
+
+def _keys(plain: Iterable[Sequence[str]]) -> list[Key]:
+    return [(alert_id, state, severity) for alert_id, state, severity in plain]

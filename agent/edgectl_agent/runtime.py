@@ -91,7 +91,7 @@ class Runtime:
             warn("outbox-recovered", lost=found.lost, damaged=found.damaged, failures=found.failures)
         self._roster.open()
         state = self._load_snapshot()
-        self._ledger.recover(state["outbox"], state["actions"])
+        self._ledger.recover(state["ledger"])
         for name, feed in self._feeds.items():
             if name in state["sources"]:
                 feed.restore(state["sources"][name])
@@ -170,7 +170,7 @@ class Runtime:
     # ── snapshots ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _load_snapshot(self) -> dict[str, Any]:
-        nothing = {"outbox": 0, "actions": [], "sources": {}, "models": {}}
+        nothing: dict[str, Any] = {"ledger": None, "sources": {}, "models": {}}
         state = self._snapshots.load()
         if self._snapshots.problem:
             warn("snapshot-damaged", message=self._snapshots.problem)
@@ -190,8 +190,7 @@ class Runtime:
             self._snapshots.save(
                 {
                     "format": _FORMAT,
-                    "outbox": self.outbox.status().head_seq,
-                    "actions": self._ledger.positions(),
+                    "ledger": self._ledger.snapshot(),
                     "sources": {name: feed.snapshot() for name, feed in self._feeds.items()},
                     "models": self._roster.snapshot(),
                 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -39,17 +40,21 @@ class Node:
         self._folder, self._on, self._limit = folder, on, limit_bytes
         self.kill()
 
-    def kill(self, after: int = 0, position: int = 0) -> None:
+    def kill(self, state: dict[str, Any] | None = None) -> None:
         self.outbox = Outbox(self._folder / "outbox", boot="b", limit_bytes=self._limit)
         _open.append(self.outbox)
         self.outbox.open()
         action = LogFile(self._folder / "actions.jsonl")
         self.ledger = Ledger(self.outbox, [(LogAction(on=self._on), action)])  # type: ignore[arg-type]
-        self.ledger.recover(after, [position])
+        self.ledger.recover(state)
 
     def record(self, *alerts: Alert) -> None:
         self.ledger.offer(alerts)
         self.ledger.flush(1)
+
+    @property
+    def blocked(self) -> str:
+        return self.ledger.blocked.reason if self.ledger.blocked else ""
 
     @property
     def recorded(self) -> list[str]:
@@ -122,21 +127,33 @@ def test_a_line_torn_by_a_kill_is_written_again_on_its_own_line(tmp_path: Path) 
 def test_only_what_came_after_the_snapshot_is_looked_at(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.record(alert(1))
-    after, (position,) = node.outbox.status().head_seq, node.ledger.positions()
+    state = node.ledger.snapshot()
     node.record(alert(2))
-    node.kill(after, position)
+    node.kill(state)
     node.record(alert(2))
     assert node.recorded == node.fired == ["a-1 open warning", "a-2 open warning"]
+
+
+def test_a_snapshot_in_the_middle_of_a_replay_still_knows_what_the_rest_of_it_will_find(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.record(alert(1), alert(2))
+    node.kill()
+    node.record(alert(1))
+    node.kill(node.ledger.snapshot())
+    node.record(alert(2), alert(3))
+    assert node.recorded == node.fired == ["a-1 open warning", "a-2 open warning", "a-3 open warning"]
+    assert node.ledger.snapshot()["recorded"] == []
+    assert node.ledger.snapshot()["actions"][0]["fired"] == []
 
 
 def test_an_action_log_that_was_rotated_away_is_read_from_its_start(tmp_path: Path) -> None:
     node = Node(tmp_path)
     for n in range(10):
         node.record(alert(n))
-    (position,) = node.ledger.positions()
+    state = node.ledger.snapshot()
     (tmp_path / "actions.jsonl").rename(tmp_path / "actions.jsonl.1")
     node.record(alert(11))
-    node.kill(10, position)
+    node.kill(state)
     node.record(alert(11))
     assert node.fired == ["a-11 open warning"]
 
@@ -145,16 +162,14 @@ def test_while_the_outbox_refuses_alerts_wait_unacted_and_go_on_by_themselves(tm
     node = Node(tmp_path, limit_bytes=20_000)
     for n in range(100):
         node.record(alert(n))
-    assert node.ledger.blocked
-    assert node.ledger.blocked.reason == "outbox-full"
-    assert not node.ledger.settled
+    assert node.blocked == "outbox-full"
     done = len(node.recorded)
     assert 0 < done < 100
     assert node.fired == node.recorded
     while not node.ledger.settled:
         node.outbox.release(node.outbox.status().head_seq)
         node.ledger.flush(2)
-    assert not node.ledger.blocked
+    assert node.blocked == ""
     assert node.fired == [f"a-{n} open warning" for n in range(100)]
 
 
@@ -164,7 +179,7 @@ def test_a_failing_action_is_counted_and_stops_nothing(tmp_path: Path) -> None:
     outbox.open()
     nowhere = LogFile(tmp_path / "no" / "such" / "folder.jsonl")
     ledger = Ledger(outbox, [(LogAction(), nowhere)])
-    ledger.recover(0, [])
+    ledger.recover(None)
     ledger.offer([alert(1)])
     assert ledger.flush(1)
     assert ledger.failed_actions == 1
