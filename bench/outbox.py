@@ -3,7 +3,7 @@
 Both acknowledge a group only after fsync. SQLite keeps no chain and no head: it is the peer for speed, not for what it
 promises. Runs of the two alternate, because the cost of an fsync on a shared disk drifts; medians are compared.
 
-    python bench/outbox.py [--folder DIR]      # appends JSON lines to bench/results.jsonl
+    python -m bench.outbox [--folder DIR]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from _report import record
+from bench._report import record
 from edgectl_agent.outbox import Outbox
 
 PAYLOAD = bytes(range(250)) + bytes(150)
@@ -54,6 +54,7 @@ def sqlite_rate(folder: Path, group: int, groups: int) -> float:
 
 
 def recovery_s(folder: Path, records: int) -> float:
+    """Fastest of several: what is above it is what other processes did meanwhile."""
     outbox = Outbox(folder, boot="bench", limit_bytes=2**31)
     outbox.open()
     for number in range(records):
@@ -61,11 +62,13 @@ def recovery_s(folder: Path, records: int) -> float:
         if number % 1000 == 999:
             outbox.commit()
     outbox.close()
-    start = time.perf_counter()
-    assert outbox.open().records == records
-    elapsed = time.perf_counter() - start
-    outbox.close()
-    return elapsed
+    elapsed = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        assert outbox.open().records == records
+        elapsed.append(time.perf_counter() - start)
+        outbox.close()
+    return min(elapsed)
 
 
 def measure(folder: Path) -> Iterator[bool]:

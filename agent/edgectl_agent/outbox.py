@@ -113,14 +113,16 @@ def _attempt(step: Callable[[], object]) -> str:
 
 
 class Outbox:
-    """See the module. Example::
+    """The log of one node; the module says what it promises.
 
-    outbox = Outbox(data_dir / "outbox", boot=boot, limit_bytes=200_000_000)
-    report = outbox.open()
-    outbox.append(payload, now_ns)
-    acknowledged = outbox.commit()
-    for record in outbox.read(after=0, limit=100): ...
-    outbox.release(through=acknowledged)
+    ::
+
+        outbox = Outbox(data_dir / "outbox", boot=boot, limit_bytes=200_000_000)
+        report = outbox.open()
+        outbox.append(payload, now_ns)
+        acknowledged = outbox.commit()
+        records = outbox.read(after=0, limit=100)
+        outbox.release(through=records[-1].seq)
     """
 
     def __init__(self, folder: Path, *, boot: str, limit_bytes: int, segment_bytes: int = 4 * 1024 * 1024) -> None:

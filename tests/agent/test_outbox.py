@@ -178,6 +178,20 @@ def test_an_oversized_record_is_refused_and_takes_no_sequence(folder: Path) -> N
     assert outbox.append(bytes(MAX_PAYLOAD), 0) == 1
 
 
+def test_what_waits_for_a_commit_is_bounded(folder: Path) -> None:
+    outbox = opened(folder, limit_bytes=100 * MB)
+
+    def append_forever() -> None:
+        while True:
+            outbox.append(bytes(MAX_PAYLOAD), 0)
+
+    with pytest.raises(StorageError, match="wait for a commit, no more are taken") as refusal:
+        append_forever()
+    assert refusal.value.reason == "group-full"
+    assert 16 <= outbox.commit() <= 17
+    assert outbox.append(b"", 0) > 16
+
+
 def test_the_status_counts_what_waits(folder: Path) -> None:
     outbox = filled(folder, 10)
     outbox.release(4)
