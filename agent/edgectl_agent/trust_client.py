@@ -5,7 +5,7 @@ Writes ``trust/metadata/`` (python-tuf's cache), ``trust/floor.json``, and for e
 ``staging/<recipe>/{bundle.bin,release.json}``. Standard output has a ``# doing …`` line per step, and last a `Verdict`.
 
 A process of its own, because it handles hostile bytes: limits on memory, processor time and wall time end it without
-harm to the detection that goes on in the parent, and the 40 MB that TUF and a second ONNX Runtime need are gone after.
+harm to the detection that goes on in the parent, and the 80 MB that TUF and a second ONNX Runtime take are gone after.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,6 +263,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--wall", type=int, default=120, help="seconds until it ends itself")
     given = parser.parse_args(arguments)
     _limit(given.memory, given.cpu, given.wall)
+    staging = given.data_dir / "staging"
+    staging.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(staging)  # python-tuf downloads into temporary files; a node may write nowhere but here
     standing = msgspec.json.decode(sys.stdin.buffer.read(), type=Standing)
     client = TrustClient(given.data_dir, given.node, given.now, lambda doing: print(f"# {doing}", flush=True))
     print(msgspec.json.encode(client.run(standing)).decode(), flush=True)

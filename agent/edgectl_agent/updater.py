@@ -16,11 +16,7 @@ has a memory limit, a CPU limit and a deadline.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,27 +28,11 @@ from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core import updates
 from edgectl_agent.core.bundle import Variant
 from edgectl_agent.core.desired import Floor, Running, Staged, Standing, Verdict
-from edgectl_agent.core.errors import AdmissionError, AttackError, EdgeError, StorageError, TrustError, UsageError
+from edgectl_agent.core.errors import AttackError, EdgeError, StorageError, UsageError
 from edgectl_agent.core.messages import Epoch, TrustStatus, UpdateResult
 from edgectl_agent.floorfile import FloorFile
 from edgectl_agent.slots import SlotContent, Slots
-
-MiB = 2**20
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the verifying child may use.
-
-    Attributes:
-        memory_bytes: address space, which is well above resident memory (a usual child has 220 MB and resides in 60).
-        cpu_s: processor time.
-        wall_s: time until it is killed.
-    """
-
-    memory_bytes: int = 1024 * MiB
-    cpu_s: int = 60
-    wall_s: float = 120.0
+from edgectl_agent.verification import Limits, verify
 
 
 @dataclass(frozen=True)
@@ -113,7 +93,7 @@ class Updater:
             return _refusal(StorageError("another update is being verified", reason="busy", hint="retry"))
         try:
             self._to("requested")
-            verdict = self._verify(now_ns)
+            verdict = verify(self._data_dir, self._node, now_ns, self._standing(), self._limits)
             if verdict.exit_code or not verdict.staged:
                 self._to("refused" if verdict.exit_code else "unchanged")
                 return _answer(verdict)
@@ -140,11 +120,11 @@ class Updater:
         try:
             self._to("reverting")
             floor = self._floor.read()
-            target = self._fallback(recipe, epoch_number, floor)
+            activation = _activation(recipe, self._fallback(recipe, epoch_number, floor))
             self._to("permitted")
             seen = floor.epoch or Epoch(number=0, operator="")
             epoch = msgspec.structs.replace(seen, number=max(seen.number, epoch_number))
-            return self._prepared("rollback", (_activation(recipe, target),), epoch, floor.trust_status(), reason)
+            return self._prepared("rollback", (activation,), epoch, floor.trust_status(), reason)
         except EdgeError as e:
             self._to("failed")
             return _refusal(e)
@@ -200,29 +180,6 @@ class Updater:
     def _require(self, prepared: Prepared) -> None:
         if self._state != "prepared" or prepared.serial != self._serial:
             raise UsageError("this update was superseded by a later request", reason="superseded")
-
-    def _verify(self, now_ns: int) -> Verdict:
-        """Run the child and read its last line."""
-        limits = self._limits
-        command = [sys.executable, "-P", "-m", "edgectl_agent.trust_client", str(self._data_dir), self._node]
-        command += ["--now", str(now_ns), "--memory", str(limits.memory_bytes), "--cpu", str(limits.cpu_s)]
-        command += ["--wall", str(int(limits.wall_s) + 1)]
-        try:
-            done = subprocess.run(
-                command,
-                input=msgspec.json.encode(self._standing()),
-                capture_output=True,
-                timeout=limits.wall_s,
-                env=_environment(),
-                start_new_session=True,  # a Ctrl-C in the agent's terminal is the agent's to handle
-                check=False,
-            )
-        except subprocess.TimeoutExpired as e:
-            doing = _doing(e.stdout or b"")
-            raise AdmissionError(f"{doing} took longer than {limits.wall_s:g} s", reason="timeout") from e
-        except OSError as e:
-            raise StorageError(f"cannot start the verifying process: {e}", reason="no-process") from e
-        return _verdict(done.returncode, done.stdout, done.stderr)
 
     def _standing(self) -> Standing:
         running = {}
@@ -311,34 +268,3 @@ def _refusal(error: EdgeError, epoch: Epoch | None = None, trust: TrustStatus | 
         epoch=epoch,
         trust=trust,
     )
-
-
-def _verdict(status: int, stdout: bytes, stderr: bytes) -> Verdict:
-    """The child's last line; a child that died without one was killed by its limits, or by what it parsed."""
-    lines = stdout.splitlines()
-    if status == 0 and lines:
-        try:
-            return msgspec.json.decode(lines[-1], type=Verdict)
-        except msgspec.MsgspecError as e:
-            raise TrustError(f"the verifying process answers nonsense: {e}", reason="child-failed") from e
-    raise AdmissionError(f"{_doing(stdout)} ended the verifying process: {_why(status, stderr)}", reason="child-failed")
-
-
-def _why(status: int, stderr: bytes) -> str:
-    if status == -signal.SIGXCPU:
-        return "it used up its processor time"
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    lines = stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else f"status {status}"
-
-
-def _doing(stdout: bytes) -> str:
-    """What the child said it was at when it last said anything."""
-    lines = [line.decode(errors="replace") for line in stdout.splitlines() if line.startswith(b"# ")]
-    return lines[-1][2:] if lines else "starting"
-
-
-def _environment() -> dict[str, str]:
-    """The parent's, with one thread for the linear algebra: a pool reserves address space per thread."""
-    return {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}

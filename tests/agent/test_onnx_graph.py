@@ -7,7 +7,7 @@ import onnx
 import pytest
 from edgectl_agent.core import onnx_graph
 from edgectl_agent.core.errors import AdmissionError, TrustError
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper

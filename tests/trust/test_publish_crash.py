@@ -7,22 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from edgectl_agent.core.bundle import encode
 
-from tests.support.bundles import make_bundle
-from tests.support.operators import NODE, NodeFolder, Operator
+from tests.support.bundles import make_bundle, make_release
+from tests.support.operators import NODE, START, NodeFolder, Operator
 
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from tests.support.operators import Operator
-from tests.support.bundles import make_bundle
-from edgectl_agent.core.bundle import encode
+import msgspec
+from edgectl.trust.keys import KeyStore
+from edgectl.trust.repository import Repository
+from edgectl_agent.core.bundle import digest
+from edgectl_agent.core.messages import Assignment, Release
+from datetime import datetime
 
 folder, step, k = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-mona = Operator(folder)
-mona.raw["1.0.0"] = encode(make_bundle(1))
+repository, now = Repository(folder / "repo", KeyStore(folder / "keys")), datetime.fromisoformat(sys.argv[4])
 count, replace = 0, os.replace
 
 def crash(source, target):
@@ -34,9 +37,12 @@ def crash(source, target):
 
 os.replace = crash
 if step == "release":
-    mona.release("1.1.0", seed=2)
+    raw = (folder / "next.bundle").read_bytes()
+    release = msgspec.json.decode((folder / "next.release").read_bytes(), type=Release)
+    repository.add_release(release, {digest(raw): raw}, None, now)
 else:
-    mona.deploy("1.0.0", epoch=2)
+    assignment = msgspec.json.decode((folder / "next.assignment").read_bytes(), type=Assignment)
+    repository.assign(assignment, now, 3)
 print(count)
 """
 
@@ -47,6 +53,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     operator = Operator(folder)
     operator.release("1.0.0", seed=1)
     operator.deploy("1.0.0", epoch=1)
+    raw = encode(make_bundle(2))
+    (folder / "next.bundle").write_bytes(raw)
+    (folder / "next.release").write_bytes(msgspec.json.encode(make_release("press", "1.1.0", 2, raw)))
+    (folder / "next.assignment").write_bytes(msgspec.json.encode(operator.assignment("1.0.0", epoch=2)))
     return folder
 
 
@@ -58,7 +68,10 @@ def test_a_kill_before_any_rename_leaves_a_repository_that_verifies(
         folder = tmp_path / f"{step}-{k}"
         shutil.copytree(template, folder)
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(folder), step, str(k)], capture_output=True, text=True, check=False
+            [sys.executable, "-c", SCRIPT, str(folder), step, str(k), START.isoformat()],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         finished = k == renames
         assert done.returncode == (0 if finished else -9), done.stderr
