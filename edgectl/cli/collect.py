@@ -49,12 +49,8 @@ def collect(
 def _printing(output: Format, follow: bool) -> Told:
     def line(alert: Alert, committed_ns: int) -> None:
         if output is Format.JSONL:
-            write(
-                encode(
-                    {"id": alert.id, "node": alert.node, "stream": alert.stream, "state": alert.state,
-                     "severity": alert.severity, "accepted_ns": alert.accepted_ns, "committed_ns": committed_ns}
-                )
-            )  # fmt: skip
+            shown = ("id", "node", "stream", "recipe", "state", "severity", "onset_ns", "accepted_ns")
+            write(encode({name: getattr(alert, name) for name in shown} | {"committed_ns": committed_ns}))
         elif follow and output is Format.NAME:
             write(alert.id)
         elif follow:

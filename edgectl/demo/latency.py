@@ -16,6 +16,7 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     node: str
     stream: str
+    recipe: str
     state: str
     onset_ns: int
     accepted_ns: int
