@@ -75,7 +75,7 @@ class LazyGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # typer would end with 130 and not a word
-            raise Interrupted("interrupted", hint="nothing is half-done; run the same command again") from None
+            raise Interrupted("interrupted", hint="the same command again completes it") from None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _SIGNS: dict[Role, str] = {
 
 
 class RoleRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One role. `due` means less than a quarter of its life is left; `key` is here, locked (passphrase) or elsewhere."""
+    """One role. `due`: less than a quarter of its life is left. `key` is here, locked by a passphrase or elsewhere."""
 
     role: str
     version: int
