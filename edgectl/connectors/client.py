@@ -22,6 +22,9 @@ class _Have(msgspec.Struct, frozen=True):
     bundles: tuple[str, ...] = ()
 
 
+msgspec.json.Decoder(_Have)  # its table must not be built in two threads at once (see edgectl_agent.core.messages)
+
+
 class NodeClient:
     """One node. Each call raises `NodeUnreachable` without an answer and `RemoteRefused` for a refusal."""
 

@@ -52,6 +52,10 @@ class _Refusal(msgspec.Struct, frozen=True):
     exit_code: int = 30
 
 
+for _type in (_Api, _Refusal):  # not first in two threads at once: see edgectl_agent.core.messages
+    msgspec.json.Decoder(_type)
+
+
 class LocalConnector(Connector):
     """The agent below `base`; see `Connector` for the promise."""
 

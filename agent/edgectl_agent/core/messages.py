@@ -279,3 +279,9 @@ class UpdateResult(_Message, frozen=True, kw_only=True):
     models: tuple[ModelStatus, ...] = ()
     epoch: Epoch | None = None
     trust: TrustStatus | None = None
+
+
+# msgspec 0.22 builds a type's decoding table at its first use and publishes it half-built: two threads that decode a
+# type for the first time at once crash the process. Built here, every thread finds the tables complete.
+for _type in (Release, Assignment, AlertPage, Report, UpdateResult):
+    msgspec.json.Decoder(_type)
