@@ -56,7 +56,7 @@ def _expiries(ends: Mapping[str, datetime]) -> tuple[Expiry, ...]:
     from edgectl.core.audit import Expiry
     from edgectl.trust.publication import LIFE
 
-    lives: Mapping[str, timedelta] = dict(LIFE)
+    lives: dict[str, timedelta] = {role: life for role, life in LIFE.items()}  # noqa: C416 - widens the key's type
     return tuple(
         Expiry(role=role, expires_ns=event_time_ns(end.isoformat()), life_ns=int(lives[role].total_seconds() * 1e9))
         for role, end in ends.items()

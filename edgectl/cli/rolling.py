@@ -107,9 +107,9 @@ def plan_text(plan: Plan, wide: bool = False) -> str:
     former = sorted({place.version for place in plan.former})
     variants = sorted({place.variant for place in plan.targets})
     head = f"{plan.recipe}  {' / '.join(former) or 'nothing'} → {plan.version} ({', '.join(variants)})"
-    lines = [head, f"on halt: {plan.on_halt} · timeout {plan.timeout_s:g} s per node"]
-    total = done = 0
-    total = len(plan.nodes)
+    halt = f"on halt: {plan.on_halt} · " if plan.kind == "deploy" else ""
+    lines = [head, f"{halt}timeout {plan.timeout_s:g} s per node"]
+    total, done = len(plan.nodes), 0
     rows = [["PHASE", "NODES", "TOTAL", "WHO"]]
     for i, phase in enumerate(plan.phases, start=1):
         done += len(phase.nodes)

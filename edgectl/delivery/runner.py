@@ -111,6 +111,7 @@ class Runner:
         each(nodes, work, forks=self._tools.forks, stop=self._tools.stop)
 
     def _journal(self, event: str, node: str = "", detail: str = "", epoch: int = 0) -> None:
+        detail = detail.removeprefix(f"node {node}: ")  # the entry names it already
         with self._turn:
             entry = Entry(event=event, at_ns=self._tools.clock_ns(), node=node, detail=detail, epoch=epoch)
             self._progress = self._tools.store.rollouts.append(self._record.number, self._progress, entry)
