@@ -56,14 +56,16 @@ class Shell:
         """
         if show:
             self.console.print(f"[green]$[/green] edgectl {shlex.join(args)}", highlight=False, soft_wrap=True)
+        together = subprocess.PIPE if quiet else subprocess.STDOUT
         done = subprocess.run(
-            [*EDGECTL, *args], cwd=self.folder, env=self._environment(), capture_output=True, text=True, check=False
-        )
+            [*EDGECTL, *args], cwd=self.folder, env=self._environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=together, text=True, check=False,
+        )  # fmt: skip
         if done.returncode != expect:
-            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+            last = ((done.stderr or "").strip() or done.stdout.strip() or "no output").splitlines()[-1]
             raise StepFailed(f"`edgectl {shlex.join(args)}` ended with {done.returncode}, expected {expect}: {last}")
         if not quiet:
-            self._indented(done.stdout + done.stderr)
+            self._indented(done.stdout)
         return done.stdout
 
     def detach(self, command: Sequence[str], output: Path) -> int:

@@ -66,7 +66,7 @@ class Demo:
         self.shell.run("init", "--fleet", "demo")
         host = self.place.root / "host.jsonl"
         recorder = subprocess.Popen(
-            [*AGENT, "record", "--source", "host-metrics", "--every", "200ms", "--count", "120", "--out", str(host)],
+            [*AGENT, "record", "--source", "host-metrics", "--every", "250ms", "--count", "200", "--out", str(host)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self._write_history()
@@ -74,10 +74,11 @@ class Demo:
 
     def _write_history(self) -> None:
         start_ns = (time.time_ns() - 60 * DAY_NS) // DAY_NS * DAY_NS
-        machines = [machine for machines in NODES.values() for machine in machines]
-        with (self.place.root / "history.jsonl").open("w") as file:
-            for row in plant.rows(SEED, machines, 0, HISTORY, start_ns):
-                file.write(json.dumps(row) + "\n")
+        for name, first in (("history", 0), ("newer", 1440)):
+            machines = [machine for machines in NODES.values() for machine in machines]
+            with (self.place.root / f"{name}.jsonl").open("w") as file:
+                for row in plant.rows(SEED, machines, first, HISTORY - first, start_ns):
+                    file.write(json.dumps(row) + "\n")
         settings = Settings(seed=SEED, start_ns=start_ns, first=HISTORY, per_second=PER_SECOND, nodes=NODES)
         (self.place.plant / "feed.json").write_bytes(msgspec.json.encode(settings))
 
@@ -89,7 +90,7 @@ class Demo:
             tier = "near-edge" if node.startswith("gateway") else "far-edge"
             self.shell.run(
                 "nodes", "add", node, "--via", "local", "--tier", tier,
-                "--source", f"plant=tail:plant/{node}.jsonl", "--source", "host=host-metrics:1s",
+                "--source", f"plant=tail:plant/{node}.jsonl", "--source", "host=host-metrics:250ms",
                 "--model", "plant=plant", "--model", "host=host",
             )  # fmt: skip
         self.shell.run("deploy", "plant", "--canary", "25%", "--yes")
@@ -155,7 +156,7 @@ class Demo:
 
     def _roll_back(self) -> None:
         self.shell.heading("7 · A good new version everywhere, and back out of it with one command")
-        self.shell.run("train", "plant", "--data", "history.jsonl", "--seed", "8", quiet=True)
+        self.shell.run("train", "plant", "--data", "newer.jsonl", quiet=True)
         self.shell.run("models", "sign", "plant", quiet=True)
         self.shell.run("deploy", "plant", "--canary", "25%", "--yes", quiet=True)
         self.shell.run("rollback", "plant", "--yes")
