@@ -10,6 +10,16 @@ from edgectl.cli import wiring
 from edgectl.cli.output import note, settings
 from edgectl.workspace import find
 
+NEXT = """\
+keep a copy of {keys}: without these keys the fleet cannot be updated
+next, to watch this machine:
+  edgectl nodes add here --via local --source host=host-metrics:1s --model host=host
+  edgectl-agent record --every 1s --count 600 --out host.jsonl
+  edgectl train host --data host.jsonl
+  edgectl models sign host
+  edgectl deploy host
+  edgectl collect --follow"""
+
 
 def init(
     ctx: typer.Context,
@@ -30,8 +40,4 @@ def init(
         note(f"{workspace.root} is complete: nothing was changed")
         return
     note("\n".join(f"made {what}" for what in made))
-    note(
-        "next:  edgectl nodes add here --via local --source host=host-metrics:1s --model host=host\n"
-        "       edgectl train host --data FILE,  edgectl models sign host,  edgectl deploy host\n"
-        f"keep a copy of {workspace.keys}: without these keys the fleet cannot be updated"
-    )
+    note(NEXT.format(keys=workspace.keys))

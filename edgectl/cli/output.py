@@ -181,7 +181,7 @@ def field(row: Any, name: str) -> Any:
     return row.get(name) if isinstance(row, dict) else getattr(row, name)
 
 
-def printable(text: str, keep: str = "\t") -> str:
+def printable(text: str, keep: str = "") -> str:
     """`text` without control characters: stream names come from data and must not steer the terminal."""
     if text.isprintable():
         return text
