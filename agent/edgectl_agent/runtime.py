@@ -38,7 +38,8 @@ from edgectl_agent.updater import Updater
 
 T = TypeVar("T")
 _FORMAT = 1
-_PUBLISH_S = 0.2
+_PUBLISH_S, _PUBLISH_IDLE_S = 0.2, 1.0
+"""Between two reports, with and without something new."""
 _RETRY_S = 1.0
 """Between two tries to write to a disk that refuses."""
 
@@ -78,7 +79,7 @@ class Runtime:
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._snapshot_at_s = self._publish_at_s = self._flush_at_s = -math.inf
-        self._closed = self._moved = False
+        self._closed = self._moved = self._news = False
         self._snapshot_failure = ""
         self._published: Report | None = None
 
@@ -130,7 +131,7 @@ class Runtime:
         self._flush()
         if self._moved and now_s >= self._snapshot_at_s:
             self._save_snapshot()
-        if now_s >= self._publish_at_s:
+        if now_s >= self._publish_at_s + (0.0 if self._news else _PUBLISH_IDLE_S - _PUBLISH_S):
             self.publish()
         return busy
 
@@ -141,7 +142,9 @@ class Runtime:
         return any(self._roster.reads(recipe) for recipe in self._readers[name])
 
     def _read(self, name: str, feed: Feed, now_s: float) -> bool:
+        state = feed.state
         chunk = feed.poll(self._config.batch.max, now_s)
+        self._news |= chunk is not None or feed.state != state
         if chunk is None:
             return False
         self._moved = True
@@ -156,6 +159,7 @@ class Runtime:
             return
         if self._ledger.flush(self._clock()):
             self.on_commit()
+        self._news = True
         if self._ledger.blocked:
             self._flush_at_s = now_s + _RETRY_S
 
@@ -246,7 +250,7 @@ class Runtime:
 
     def publish(self) -> None:
         """Put together what `report` hands out; on the worker."""
-        self._publish_at_s = self._monotonic() + _PUBLISH_S
+        self._publish_at_s, self._news = self._monotonic() + _PUBLISH_S, False
         blocked = self._ledger.blocked
         storage = [str(blocked) if blocked else "", self._snapshot_failure]
         self._published = self._health.report(

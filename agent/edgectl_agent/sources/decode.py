@@ -69,10 +69,14 @@ class Decoder(ABC):
     def __init__(self, mapping: Mapping) -> None:
         self._width = len(mapping.channels)
         self._constant = mapping.stream[1:] if mapping.stream.startswith("=") else None
+        no_times: Int64 = np.empty(0, np.int64)
+        self._nothing = Records((), no_times, np.empty((0, self._width)), no_times, {})
         self._zone = UTC if mapping.zone == "UTC" else ZoneInfo(mapping.zone)
 
     def decode(self, lines: Sequence[bytes]) -> Records:
         """Read complete lines, each at most `MAX_LINE_BYTES` long, with or without a trailing CR. Never raises."""
+        if not lines:  # what an idle source asks for fifty times a second
+            return self._nothing
         rejected: Counter[str] = Counter()
         columns = self._parse(lines, rejected)
         n = len(columns.line)
