@@ -46,7 +46,7 @@ def read(path: Path, wanted: Sequence[str]) -> Columns:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(
-            f"{path}: expected a file that ends in {', '.join(_READERS)}, found {path.suffix or path.name!r}"
+            f"{path}: expected a file that ends in {', '.join(_READERS)}, found {path.suffix or path.name}"
         )
     try:
         if path.stat().st_size == 0:
@@ -54,8 +54,10 @@ def read(path: Path, wanted: Sequence[str]) -> Columns:
         return reader(path, tuple(dict.fromkeys(wanted)))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: cannot be read: {e}") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: expected text in UTF-8, found other bytes at position {e.start}") from e
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read: {e.strerror or e}") from e
 
 
 # ── the three formats ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -90,10 +92,8 @@ def _read_csv(path: Path, wanted: tuple[str, ...]) -> Columns:
     except pa.ArrowInvalid as e:
         if ragged:
             row = ragged[0]
-            expected, found = row.expected_columns, row.actual_columns
-            raise ConfigError(
-                f"{path} row {row.number}: expected {expected} cells, found {found}: {row.text}"
-            ) from None
+            counts = f"expected {row.expected_columns} cells, found {row.actual_columns}"
+            raise ConfigError(f"{path} row {row.number}: {counts}: {shown(row.text)}") from None
         raise ConfigError(f"{path}: not a readable CSV file: {_first_line(e)}") from e
     return Columns(path, 2, names, {n: _flat(table.column(n)) for n in present})
 

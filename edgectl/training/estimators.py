@@ -41,7 +41,7 @@ PARAMS: Mapping[Estimator, Mapping[str, Param]] = {
     "pca": {
         "explained": Param(float, 0.01, 0.999999, "share of the variance that the retained subspace explains"),
         "components": Param(int, 1, 100_000, "size of the retained subspace, instead of `explained`"),
-        "inside": Param(float, 0.0, 1.0, "weight of unusual positions inside the subspace beside the residual's"),
+        "inside": Param(float, 0.0, 100.0, "weight of unusual positions inside the subspace beside the residual's"),
     },
     "isolation-forest": {
         "trees": Param(int, 1, 2_000, "number of trees"),
@@ -53,7 +53,7 @@ PARAMS: Mapping[Estimator, Mapping[str, Param]] = {
         "epochs": Param(int, 1, 10_000, "passes over the data at most"),
         "batch": Param(int, 8, 65_536, "rows per step"),
         "learning_rate": Param(float, 1e-6, 1.0, "step size of Adam"),
-        "inside": Param(float, 0.0, 1.0, "weight of the row's own distance from the centre beside the residual's"),
+        "inside": Param(float, 0.0, 100.0, "weight of the row's own distance from the centre beside the residual's"),
     },
 }
 

@@ -42,12 +42,12 @@ def draw(trained: Trained, path: Path) -> None:
     check_path(path)
     streams = _worst_streams(trained)
     with mpl.rc_context({"svg.hashsalt": "edgectl", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(11, 1.2 + 1.9 * len(streams)), layout="constrained")
+        figure = Figure(figsize=(11, 1.5 + 1.9 * len(streams)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(streams), 1, sharex=True, squeeze=False)[:, 0]
         for ax, stream in zip(axes, streams, strict=True):
             _draw_stream(ax, trained, stream)
-        axes[0].legend(loc="upper left", fontsize=8, ncols=4, frameon=False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         r = trained.report
         figure.suptitle(
             f"{r.recipe} ({r.estimator}), held-out readings: {r.alerts.alerts} alerts in {r.alerts.stream_days:.1f} "
