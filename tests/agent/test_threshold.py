@@ -77,6 +77,22 @@ def test_a_long_anomaly_is_not_learned_as_normal() -> None:
     assert levels[-1] <= before * 1.5
 
 
+def test_an_anomaly_soon_after_the_start_is_not_learned_either() -> None:
+    adaptive = threshold(exponential(7, 3000))
+    scores = exponential(8, 400)
+    scores[40:150] = 40.0
+    levels = run(adaptive, scores)
+    assert levels[-1] <= 1.5 * adaptive.calibrated[0]
+
+
+def test_a_stream_that_is_above_from_its_first_reading_on_is_taken_for_what_it_is() -> None:
+    adaptive = threshold(exponential(4, 3000))
+    strange = 9.0 + exponential(5, 3000, 0.3)
+    levels = run(adaptive, strange)
+    assert (strange[:64] >= levels[:64]).all()
+    assert (strange[2000:] >= levels[2000:]).mean() < 0.1
+
+
 @settings(deadline=None, max_examples=50)
 @given(data=st.data(), seed=st.integers(0, 10_000), streams=st.integers(1, 5))
 def test_thresholds_do_not_depend_on_batch_boundaries(data: st.DataObject, seed: int, streams: int) -> None:

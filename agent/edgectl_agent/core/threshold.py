@@ -9,7 +9,8 @@ A stream starts from the bundle's calibration and moves to its own tail. What ke
 
 * of an excursion above the warning threshold only the first score enters the tail, and at most at the critical level:
   a long anomaly counts once (declustering, Coles, "An Introduction to Statistical Modeling of Extreme Values", 2001,
-  section 5.3.2). Only in a stream's first `SETTLE_BLOCKS` blocks all scores enter, bounded;
+  section 5.3.2). Only while a stream has been mostly above from its very first block on, for at most `SETTLE_BLOCKS`
+  blocks, all scores enter, bounded: that is no anomaly but a stream unlike those of the calibration;
 * the threshold stays within the signed bounds (`Adaptation`) around the calibrated one;
 * it changes only between blocks of ``adaptation.block`` scores of the stream, so that batch boundaries change nothing.
 """
@@ -29,7 +30,7 @@ from edgectl_agent.core.bundle import Adaptation, Budget, Tail
 from edgectl_agent.core.units import DAY_NS
 from edgectl_agent.core.windows import Runs
 
-SETTLE_BLOCKS = 4
+SETTLE_BLOCKS = 16
 _PRIOR = 500.0
 """Readings that the bundle's calibration counts for against a stream's own."""
 _SHAPE = (-0.2, 0.4)
@@ -132,16 +133,17 @@ class AdaptiveThreshold:
         excesses = weight * tail.excesses / tail.weight
         self._fresh = np.array(
             [*pareto, weight, excesses, excesses * tail.excess_mean, excesses * tail.excess_square,
-             float(tail.interval_ns), *self._calibrated, 0, 0, 0, 0, 0, 0, 0]
+             float(tail.interval_ns), *self._calibrated, *[0] * 11]
         )  # fmt: skip
         self._state: Float64 = np.empty((0, len(self._fresh)))
         self._block_start: Int64 = np.empty(0, np.int64)
 
-    # Columns of the state: the tail in force; decayed sums; thresholds in force; sums of the unfinished block; how many
-    # blocks there were, and whether the last score was above.
+    # Columns: the tail in force; decayed sums; thresholds in force; sums of the unfinished block, declustered
+    # and of all its scores; how many blocks were mostly above from the beginning, and whether the last score was above.
     _BASE, _FRACTION, _SHAPE, _SCALE = range(4)
     _WEIGHT, _EXCESSES, _SUM, _SQUARE, _INTERVAL, _WARNING, _CRITICAL = range(4, 11)
-    _SEEN, _USED, _B_EXCESSES, _B_SUM, _B_SQUARE, _BLOCKS, _ABOVE = range(11, 18)
+    _USED, _B_EXCESSES, _B_SUM, _B_SQUARE, _SEEN, _A_EXCESSES, _A_SUM, _A_SQUARE, _HIGH = range(11, 20)
+    _SETTLING, _ABOVE = range(20, 22)
 
     @property
     def calibrated(self) -> tuple[float, float]:
@@ -203,25 +205,27 @@ class AdaptiveThreshold:
         above_before = np.append(False, above[:-1])
         above_before[first] = state[first, self._ABOVE] > 0
         self._state[stream, self._ABOVE] = above  # the last of equal indices wins
-        settling = state[:, self._BLOCKS] < SETTLE_BLOCKS
-        used = settling | ~(above & above_before)
-        cap = np.where(settling, np.maximum(critical, self._adaptation.highest * self._calibrated[0]), critical)
-        excess = np.maximum(np.minimum(score, cap) - state[:, self._BASE], 0.0) * used
+        used = ~(above & above_before)
+        base, bound = state[:, self._BASE], np.maximum(critical, self._adaptation.highest * self._calibrated[0])
+        clustered = np.maximum(np.minimum(score, bound) - base, 0.0)
+        excess = np.maximum(np.minimum(score, critical) - base, 0.0) * used
         # np.add.at adds one by one in order: equal bits for any batch boundaries.
-        added = np.stack([np.ones_like(score), used, excess > 0, excess, excess * excess], axis=1)
-        np.add.at(self._state, (stream[:, None], np.arange(self._SEEN, self._BLOCKS)), added)
+        added = np.stack(
+            [used, excess > 0, excess, excess * excess,
+             np.ones_like(score), clustered > 0, clustered, clustered * clustered, above], axis=1,
+        )  # fmt: skip
+        np.add.at(self._state, (stream[:, None], np.arange(self._USED, self._SETTLING)), added)
 
     def _fold(self, stream: int, now: int) -> None:
         """End of a block: age the sums, add the block, move the base, set new thresholds."""
         s = self._state[stream]
         keep = math.exp(-self._adaptation.block / self._adaptation.memory)
         s[self._WEIGHT : self._INTERVAL] *= keep
-        s[self._WEIGHT : self._INTERVAL] += s[self._USED : self._BLOCKS]
+        s[self._WEIGHT : self._INTERVAL] += self._block_sums(s)
         span = now - int(self._block_start[stream])
         if span > 0 and s[self._SEEN] > 1:
             s[self._INTERVAL] += 0.1 * (span / (s[self._SEEN] - 1.0) - s[self._INTERVAL])
-        s[self._SEEN : self._BLOCKS] = 0.0
-        s[self._BLOCKS] += 1.0
+        s[self._USED : self._SETTLING] = 0.0
         self._move_base(s)
         pareto = self._refit(s)
         s[: self._WEIGHT] = pareto
@@ -229,6 +233,14 @@ class AdaptiveThreshold:
             min(max(level, self._adaptation.lowest * calibrated), self._adaptation.highest * calibrated)
             for level, calibrated in zip(self._levels(pareto, s[self._INTERVAL]), self._calibrated, strict=True)
         )
+
+    def _block_sums(self, s: Float64) -> Float64:
+        """Weight, excesses, their sum and squares: of all scores while the stream settles, else declustered."""
+        if 0 <= s[self._SETTLING] < SETTLE_BLOCKS and s[self._HIGH] > s[self._SEEN] / 2:
+            s[self._SETTLING] += 1.0
+            return s[self._SEEN : self._HIGH]
+        s[self._SETTLING] = -1.0
+        return s[self._USED : self._SEEN]
 
     def _move_base(self, s: Float64) -> None:
         """Let the base drift towards its fraction; excesses keep their mean, as an exponential tail would."""
