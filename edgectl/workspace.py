@@ -15,7 +15,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,7 +72,7 @@ class Workspace:
 
         Raises:
             LockHeld: another process holds it; the message says who, since when and for which command.
-            StorageError: the lock file cannot be written.
+            StorageError: the lock file cannot be made.
         """
         path = self.private / "lock"
         try:
@@ -88,7 +88,7 @@ class Workspace:
                 raise LockHeld(_holder(path), hint="wait for it to end, or stop it") from None
             who = f"{operator()} (pid {os.getpid()})"
             since = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-            _overwrite(file, json.dumps({"who": who, "command": command, "since": since}).encode(), path)
+            _note(file, json.dumps({"who": who, "command": command, "since": since}).encode())
             try:
                 yield
             finally:
@@ -133,9 +133,8 @@ def _holder(path: Path) -> str:
         return f"another operator holds the lock {path}"
 
 
-def _overwrite(file: int, content: bytes, path: Path) -> None:
-    try:
-        os.truncate(file, 0)
+def _note(file: int, content: bytes) -> None:
+    """Who holds the lock, for people. On a full disk it is held without a note: removing things must stay possible."""
+    os.truncate(file, 0)
+    with suppress(OSError):
         os.pwrite(file, content, 0)
-    except OSError as e:
-        raise StorageError(f"cannot write the lock {path}: {e.strerror}") from e

@@ -153,6 +153,7 @@ def main(args: list[str] | None = None) -> None:
         code = _disk(e) or _crash(e, args)
     except Exception as e:
         code = _crash(e, args)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was asked for is done: the interpreter may tidy up in peace
     sys.exit(code if isinstance(code, int) else 0)
 
 
