@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import secrets
 import signal
@@ -28,11 +29,15 @@ def main() -> None:
     except EdgeError as e:
         print(f"edgectl-agent: {e}", file=sys.stderr)
         code = e.exit_code
-    except KeyboardInterrupt:
-        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout at exit
         code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as e:
+        logging.getLogger("edgectl_agent").exception("internal-error")
+        print(f"edgectl-agent: internal error, please report it: {type(e).__name__}: {e}", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 

@@ -1,0 +1,75 @@
+"""A source as the worker sees it: resumed, judged against the clock, and tried again after a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgectl_agent.config import HostMetricsConfig, ReplayConfig, TailConfig
+from edgectl_agent.feeds import Feed
+from edgectl_agent.sources import build
+
+NOW_NS = 1_800_000_000 * 10**9
+_feeds: list[Feed] = []
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while _feeds:
+        _feeds.pop().close()
+
+
+def replaying(path: Path) -> Feed:
+    return feed(ReplayConfig(path=str(path), stream="=m", time="ts", channels={"v": "v"}, speed="max"))
+
+
+def feed(config: ReplayConfig | TailConfig | HostMetricsConfig) -> Feed:
+    _feeds.append(Feed("s", config, build(config, "n1")))
+    return _feeds[-1]
+
+
+def write(path: Path, count: int) -> Path:
+    path.write_text("".join(f'{{"ts": {i}, "v": {i}}}\n' for i in range(count)))
+    return path
+
+
+def test_a_feed_goes_on_after_its_snapshot_and_a_feed_of_another_file_starts_anew(tmp_path: Path) -> None:
+    first = replaying(write(tmp_path / "a", 5))
+    chunk = first.poll(3, 0.0)
+    assert chunk is not None
+    again = replaying(tmp_path / "a")
+    again.restore(first.snapshot())
+    chunk = again.poll(10, 0.0)
+    assert chunk is not None
+    np.testing.assert_array_equal(chunk.values[:, 0], [3, 4])
+    other = replaying(write(tmp_path / "b", 2))
+    other.restore(first.snapshot())
+    chunk = other.poll(10, 0.0)
+    assert chunk is not None
+    assert len(chunk) == 2
+
+
+def test_a_failed_feed_is_tried_again_after_a_while_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "later"
+    late = replaying(path)
+    assert late.poll(10, 0.0) is None
+    assert (late.state, late.detail) == ("failed", f"{path} cannot be read: No such file or directory")
+    write(path, 2)
+    assert late.poll(10, 1.0) is None
+    chunk = late.poll(10, 6.0)
+    assert chunk is not None
+    assert (len(chunk), late.state, late.accepted) == (2, "running", 2)
+
+
+def test_only_live_readings_can_be_from_the_future_and_only_a_set_clock_can_tell(tmp_path: Path) -> None:
+    columns = {"stream": "m", "time": "ts", "channels": {"v": "v"}}
+    live = feed(TailConfig(path="x", **columns))  # type: ignore[arg-type]
+    simulated = feed(TailConfig(path="x", live=False, **columns))  # type: ignore[arg-type]
+    assert live.horizon_ns(NOW_NS) == NOW_NS + 600 * 10**9
+    assert feed(HostMetricsConfig()).horizon_ns(NOW_NS) is not None
+    assert live.horizon_ns(3600 * 10**9) is None
+    assert simulated.horizon_ns(NOW_NS) is None
+    assert replaying(tmp_path / "a").horizon_ns(NOW_NS) is None
