@@ -33,6 +33,8 @@ AGENT = (sys.executable, "-P", "-m", "edgectl_agent")
 """-P: a folder called edgectl_agent where the operator stands must not be imported."""
 POLL_S = 0.05
 OUTPUT_LIMIT = 1_000_000
+LONGEST_LINE = 160
+"""Of the agent's last words in a message."""
 
 
 class _Api(msgspec.Struct, frozen=True):
@@ -247,9 +249,11 @@ def _said(line: str) -> str:
     with contextlib.suppress(ValueError):
         entry: Any = json.loads(line)
         if isinstance(entry, dict) and "event" in entry:
-            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("time", "level", "event", "exception"))
-            return f"{entry['event']} {facts}".strip()
-    return line.strip()
+            hidden = ("time", "level", "event", "exception")
+            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in hidden and v not in ("", None, []))
+            line = f"{entry['event']} {facts}"
+    line = line.strip()
+    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
 
 
 def _inside(folder: Path, name: str) -> Path:
