@@ -17,7 +17,6 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     stream: str
     recipe: str
-    state: str
     onset_ns: int
     accepted_ns: int
     committed_ns: int
@@ -48,7 +47,8 @@ class Summary:
 def summarise(faults: Iterable[Fault], rows: Iterable[Collected]) -> Summary:
     """Match openings to faults by node, stream and onset time; p99 is the nearest rank."""
     wanted = list(faults)
-    opened = {row.id: row for row in reversed(list(rows)) if row.state == "open"}  # the first record of each alert
+    # The first record of each alert: a short one may have opened and cleared between two looks, and says so at once.
+    opened = {row.id: row for row in reversed(list(rows))}
     by_stream: dict[tuple[str, str], list[Collected]] = {}
     for row in opened.values():
         by_stream.setdefault((row.node, row.stream), []).append(row)
