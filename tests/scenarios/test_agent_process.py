@@ -410,13 +410,13 @@ def test_a_model_that_fails_its_golden_vectors_at_the_start_gives_way_to_a_permi
 class Fleet:
     """An operator whose signed repository reaches the node through the spool, and the node's agent."""
 
-    def __init__(self, tmp_path: Path, **more: Any) -> None:
+    def __init__(self, tmp_path: Path, streams: int = 5, seconds: int = 40_000, speed: int = 200) -> None:
         self.operator = Operator(tmp_path / "mona")
         self.operator.now = datetime.now(UTC).replace(microsecond=0)
         plant = tmp_path / "plant.jsonl"
-        write_plant(plant, 5, 60_000, 300)
-        sources = {"s": replay(plant, speed=200)}
-        self.agent = AgentProcess(tmp_path, sources=sources, models={"press": ["s"]}, node=NODE, **more)
+        write_plant(plant, streams, seconds, 200)
+        sources = {"s": replay(plant, speed=speed)}
+        self.agent = AgentProcess(tmp_path, sources=sources, models={"press": ["s"]}, node=NODE)
         trust = self.agent.data_dir / "trust"
         trust.mkdir(parents=True)
         (trust / "root.json").write_bytes(self.operator.repository.root_bytes())
@@ -515,15 +515,18 @@ def test_a_model_that_scores_nonsense_on_live_readings_never_replaces_the_old_on
         assert "Traceback" not in agent.log()
 
 
-def test_the_agent_stays_below_110_megabytes_with_1000_streams(tmp_path: Path) -> None:
-    plant = tmp_path / "plant.jsonl"
-    write_plant(plant, 1000, 200, 20)
-    agent = AgentProcess(
-        tmp_path, sources={"s": replay(plant, speed="max")}, models={"press": ["s"]}, snapshot={"every": "200ms"}
-    )
-    with with_model(agent):
-        agent.wait_for_end()
+def test_the_agent_stays_below_110_megabytes_with_1000_streams_and_after_an_update(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, streams=1000, seconds=300, speed=10)
+    fleet.operator.release("1.0.0", seed=1)
+    fleet.operator.release("2.0.0", seed=2)
+    with fleet.agent as agent:
+        fleet.deploy("1.0.0", 1)
+        agent.wait(lambda: agent.status().models[0].inferences > 20_000)
         assert agent.status().models[0].streams == 1000
-        rss = agent.rss_bytes()
-        print(f"RSS {rss / 1e6:.1f} MB")
-        assert rss < 110e6
+        before = agent.rss_bytes()
+        status, result = fleet.deploy("2.0.0", 2)
+        assert (status, result.models[0].version) == (200, "2.0.0")
+        agent.wait(lambda: agent.status().models[0].inferences > 20_000)
+        print(f"RSS {before / 1e6:.1f} MB, after an update {agent.rss_bytes() / 1e6:.1f} MB")
+        assert before < 110e6
+        assert agent.rss_bytes() < 110e6
