@@ -93,8 +93,7 @@ def _row(node: Node, record: NodeRecord | None, now_ns: int) -> NodeRow:
         via=node.via,
         state=condition(record, node.expected, now_ns),
         age_s=(now_ns - record.received_ns) / 1e9 if record and report else None,
-        models=dict.fromkeys(node.models, "")
-        | ({m.recipe: m.version for m in report.models} if report else {}),
+        models=dict.fromkeys(node.models, "") | ({m.recipe: m.version for m in report.models} if report else {}),
         labels=dict(node.labels),
         detail=(record.error if record else "") or ("; ".join(report.reasons) if report else ""),
     )
