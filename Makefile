@@ -13,10 +13,10 @@ test: $(READY) ## set up and run the checks and the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 bench: $(READY) ## measure speed, memory and detection against named peers; lines go to bench/results.jsonl
-	@for file in bench/[a-z]*.py; do echo "── $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in bench/[a-z]*.py; do echo "── $$file"; $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
 
 wheels: $(READY) ## build both wheels into dist/
 	$(BIN)/pip wheel -q --no-deps -w dist ./agent .
