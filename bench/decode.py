@@ -13,10 +13,8 @@ from edgectl_agent.sources.decode import JsonDecoder
 
 from bench._report import record
 
-LINES = [
-    json.dumps({"ts": f"2026-03-14T09:{i // 6000 % 60:02}:{i / 100 % 60:06.3f}Z", "m": f"p{i % 50}", "v": i * 0.1, "t": 1.5})
-    for i in range(20_000)
-]  # fmt: skip
+TIMES = [f"2026-03-14T09:{i // 6000 % 60:02}:{i / 100 % 60:06.3f}Z" for i in range(20_000)]
+LINES = [json.dumps({"ts": ts, "m": f"p{i % 50}", "v": i * 0.1, "t": 1.5}) for i, ts in enumerate(TIMES)]
 RAW = [line.encode() for line in LINES]
 MAPPING = TailConfig(path="x", stream="m", time="ts", channels={"v": "v", "t": "t"})
 
