@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class Plant:
 
     def close(self) -> None:
         for name in self.names:
-            self._connector(name).stop(timeout_s=5)
+            self.stop(name)
 
     def release(self, version: str, seed: int, kind: str = "ok") -> Release:
         """Sign one release; it permits the return to every earlier one."""
@@ -75,20 +76,20 @@ class Plant:
         return start_s
 
     def report(self, name: str) -> Report:
-        return self.client(name).status()
-
-    def client(self, name: str) -> NodeClient:
-        return NodeClient(name, self._connector(name))
+        with closing(NodeClient(name, self._connector(name))) as client:
+            return client.status()
 
     def versions(self) -> dict[str, str]:
         """What each node says that it runs."""
         return {name: m.version for name in self.names for m in self.report(name).models}
 
     def stop(self, name: str) -> None:
-        self._connector(name).stop()
+        with closing(self._connector(name)) as connector:
+            connector.stop(timeout_s=5)
 
     def start(self, name: str) -> None:
-        self._connector(name).start()
+        with closing(self._connector(name)) as connector:
+            connector.start()
 
     def _connector(self, name: str) -> LocalConnector:
         return LocalConnector(name, self.folder / ".edgectl" / "nodes" / name)
