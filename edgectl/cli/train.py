@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgectl.cli import wiring
+from edgectl.cli.interrupts import interrupts
 from edgectl.cli.output import Format, FormatOption, emit_one, note, progress, settings
 
 if TYPE_CHECKING:
-    from edgectl.registry.interface import Draft
     from edgectl.training.pipeline import Trained
     from edgectl.training.recipe import Recipe
 
@@ -30,65 +31,44 @@ def train(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Train a recipe on data and put the bundles into the registry."""
-    from edgectl.core.errors import UsageError
-    from edgectl.training.plot import check_path, draw
-    from edgectl.training.recipe import find
-    from edgectl.training.report import render
+    with interrupts() as check:
+        from edgectl.core.errors import UsageError
+        from edgectl.registry.interface import checked_version
+        from edgectl.training.draft import draft
+        from edgectl.training.plot import check_path, draw
+        from edgectl.training.recipe import find
+        from edgectl.training.report import render
 
-    workspace = settings(ctx).workspace
-    files = [*(data or ()), *(more or ())]
-    if not files:
-        raise UsageError("no data given", hint=f"edgectl train {recipe} --data FILE")
-    if plot is not None:
-        check_path(plot)
-    chosen = find(recipe, workspace.models)
-    trained = _run(chosen, files, sort, seed)
-    if plot is not None:
-        draw(trained, plot)
-    registry = wiring.registry(workspace)
-    release = draft(trained)
-    with workspace.lock("train"):
-        before = {e.release.version for e in registry.entries(release.recipe)}
-        entry = registry.add(release, version)
-    added = entry.release.version not in before
-    name = f"{entry.release.recipe} {entry.release.version}"
-    found = {"recipe": entry.release.recipe, "version": entry.release.version, "added": added,
-             "location": entry.location, "release": entry.release, "report": trained.report}  # fmt: skip
-    emit_one(found, output, lambda wide: render(trained.report), name=lambda _: entry.release.recipe)
-    if not added:
-        note(f"already there as {name}: equal data, recipe and seed give equal bundles; nothing was added")
-        return
-    note(
-        f"added {name} in {entry.location} (report.txt, scores.svg)\nnext:  edgectl models sign {entry.release.recipe}"
-    )
-
-
-def draft(trained: Trained) -> Draft:
-    """What the registry keeps of a training run."""
-    import tempfile
-    from datetime import UTC, datetime
-
-    import msgspec
-
-    from edgectl.registry.interface import Draft
-    from edgectl.training.plot import draw
-    from edgectl.training.report import render
-
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "scores.svg"
-        draw(trained, picture)
-        svg = picture.read_bytes()
-    return Draft(
-        recipe=trained.recipe.name,
-        bundles={b.variant: b.raw for b in trained.built},
-        p99_us={b.variant: b.p99_us for b in trained.built},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        report=msgspec.json.encode(trained.report),
-        files={"report.txt": render(trained.report).encode(), "scores.svg": svg},
-    )
+        workspace = settings(ctx).workspace
+        files = [*(data or ()), *(more or ())]
+        if not files:
+            raise UsageError("no data given", hint=f"edgectl train {recipe} --data FILE")
+        if plot is not None:
+            check_path(plot)
+        if version is not None:
+            checked_version(version)
+        trained = _run(find(recipe, workspace.models), files, sort, seed, check)
+        if plot is not None:
+            draw(trained, plot)
+        release = draft(trained, wiring.now())
+        registry = wiring.registry(workspace)
+        with workspace.lock("train"):
+            check()
+            before = {e.release.version for e in registry.entries(release.recipe)}
+            entry = registry.add(release, version)
+    name, added = entry.release.recipe, entry.release.version not in before
+    found = {"recipe": name, "version": entry.release.version, "added": added, "location": entry.location,
+             "release": entry.release, "report": trained.report}  # fmt: skip
+    emit_one(found, output, lambda _: render(trained.report).rstrip(), name=lambda _: name)
+    if added:
+        note(f"added {name} {entry.release.version} in {entry.location} (report.txt, scores.svg)")
+        note(f"next:  edgectl models sign {name}")
+    else:
+        said = "equal data, recipe and seed give equal bundles; nothing was added"
+        note(f"already there as {name} {entry.release.version}: {said}")
 
 
-def _run(recipe: Recipe, files: list[Path], sort: bool, seed: int | None) -> Trained:
+def _run(recipe: Recipe, files: list[Path], sort: bool, seed: int | None, check: Callable[[], None]) -> Trained:
     """Read and train, with a bar on the terminal that names each stage."""
     from edgectl.training.pipeline import train as run
     from edgectl.training.tables import read
@@ -99,6 +79,7 @@ def _run(recipe: Recipe, files: list[Path], sort: bool, seed: int | None) -> Tra
 
         def tell(name: str, done: int, total: int) -> None:
             nonlocal stage, shown
+            check()
             if name != stage:
                 bar.describe(name)
                 bar.advance(-shown)

@@ -8,7 +8,6 @@ there whole or not at all.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,9 +18,8 @@ from edgectl_agent.core.messages import BundleRef, Release
 
 from edgectl.core.errors import ConfigError, StorageError
 from edgectl.core.names import unknown
-from edgectl.registry.interface import Draft, Entry, Registry
+from edgectl.registry.interface import VERSION, Draft, Entry, Registry, checked_version
 
-_VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
 _PARTIAL = ".partial-"
 _RELEASE, _REPORT = "release.json", "report.json"
 
@@ -81,7 +79,7 @@ class DirectoryRegistry(Registry):
         if there is not None and version in (None, there.release.version):
             return there
         entries = self.entries(draft.recipe)
-        version = _checked(version) if version is not None else _next([e.release.version for e in entries])
+        version = checked_version(version) if version is not None else _next([e.release.version for e in entries])
         if any(e.release.version == version for e in entries):
             raise ConfigError(
                 f"{draft.recipe} {version} is there already, with other bundles", hint="choose another --version"
@@ -110,7 +108,7 @@ class DirectoryRegistry(Registry):
         folder = self._root / recipe
         if not folder.is_dir():
             return []
-        names = [p.name for p in folder.iterdir() if _VERSION.fullmatch(p.name) and (p / _RELEASE).is_file()]
+        names = [p.name for p in folder.iterdir() if VERSION.fullmatch(p.name) and (p / _RELEASE).is_file()]
         return sorted(names, key=_numbers)
 
     def _read(self, recipe: str, version: str) -> Entry:
@@ -142,12 +140,6 @@ class DirectoryRegistry(Registry):
             if isinstance(e, OSError):
                 raise StorageError(f"{folder}: cannot be written: {e.strerror}; nothing was added") from e
             raise
-
-
-def _checked(version: str) -> str:
-    if not _VERSION.fullmatch(version):
-        raise ConfigError(f"--version: expected MAJOR.MINOR.PATCH such as 1.4.0, found {version!r}")
-    return version
 
 
 def _next(versions: list[str]) -> str:

@@ -7,6 +7,7 @@ The promise: `add` is all or nothing, also if the process is killed in it; a ver
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,11 @@ from dataclasses import dataclass, field
 from edgectl_agent.core.bundle import Variant
 from edgectl_agent.core.messages import Release
 
-__all__ = ["Draft", "Entry", "Registry"]
+from edgectl.core.errors import ConfigError
+
+__all__ = ["VERSION", "Draft", "Entry", "Registry", "checked_version"]
+
+VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +94,10 @@ class Registry(ABC):
             ConfigError: `version` is taken by other bundles, or is no version.
             StorageError: it could not be written; nothing is left behind.
         """
+
+
+def checked_version(version: str) -> str:
+    """`version`, if it is MAJOR.MINOR.PATCH. Raises `ConfigError`."""
+    if not VERSION.fullmatch(version):
+        raise ConfigError(f"--version: expected MAJOR.MINOR.PATCH such as 1.4.0, found {version!r}")
+    return version

@@ -261,13 +261,19 @@ def _refuse_too_little(recipe: Recipe, table: Table, parts: Split, status: Int8,
         return
     n, streams = len(table), len(table.streams)
     incomplete = int((status == STATUS.index("incomplete")).sum())
-    if incomplete > n / 2:
+    if incomplete >= max(MIN_FIT - fit, 0) + max(MIN_HELD - held, 0):  # with them there would be enough
         needed = ", ".join(c.name for c in recipe.features.channels if not c.optional)
         raise ConfigError(
             f"{incomplete:,} of {n:,} readings lack a required channel or have it out of range ({needed}): {fit} are "
             f"left to fit and {held} to hold out, expected at least {MIN_FIT} and {MIN_HELD}"
         )
-    interval = max(table.interval_ns, 1)
+    interval, gap_ns = max(table.interval_ns, 1), recipe.features.gap_after_ns
+    if 0 < gap_ns < interval:
+        raise ConfigError(
+            f"readings come every {report.about(interval)}, farther apart than the recipe's sampling.gap_after "
+            f"{format_duration(gap_ns)}, so that every reading begins the warm-up again",
+            hint="raise sampling.gap_after",
+        )
     warm_up = recipe.features.warm_up_ns // interval
     need = math.ceil(max((warm_up + MIN_FIT) / recipe.fit_share, MIN_HELD / (1 - recipe.fit_share)))
     raise ConfigError(
