@@ -152,7 +152,7 @@ def test_a_second_operator_meets_the_lock(plant: Plant) -> None:
     assert running.returncode == 0
 
 
-def test_followed_alerts_reach_the_store_within_a_second_or_so(plant: Plant) -> None:
+def test_followed_alerts_reach_the_store_and_can_be_acknowledged(plant: Plant) -> None:
     plant.release("1.0.0", seed=1)
     plant.shell.ok("deploy", "press", "--phases", "100%", "--yes")
     start = 1_700_000_000.0
@@ -176,9 +176,9 @@ def test_followed_alerts_reach_the_store_within_a_second_or_so(plant: Plant) -> 
     first = lines[0]
     text = plant.shell.ok("alerts", "show", first["id"])
     assert "WHY" in text
-    assert "seen by    nobody yet" in text
+    assert "nobody yet" in text
     plant.shell.ok("alerts", "ack", "--all-of", first["node"])
-    assert "seen by    nobody" not in plant.shell.ok("alerts", "show", first["id"])
+    assert "nobody yet" not in plant.shell.ok("alerts", "show", first["id"])
     assert "acknowledged" in plant.shell.ok("status")
 
 
