@@ -2,9 +2,9 @@
 
 Each series of the Numenta Anomaly Benchmark is trained on its first 15 % with the shipped `sensor` recipe, machine-1-6
 of the Server Machine Dataset on its train part with `server`; the rest is replayed through an agent process at full
-speed. No label is read before the alerts are there. An alert counts for the labelled window in which it begins; one that
-begins outside every window is false, even if it lasts into one. Beside each figure stand two peers that know nothing: as
-many alarms at random times, and an alarm at every new high or low of any channel (one per hour at most).
+speed. No label is read before the alerts are there. An alert counts for the labelled window in which it begins; one
+that begins outside every window is false, even if it lasts into one. Beside each figure stand two peers that know
+nothing: as many alarms at random times, and an alarm at every new high or low of any channel (one per hour at most).
 
     python -m bench.real_data [SHARED_DATA_FOLDER]
 """

@@ -26,15 +26,17 @@ _LENGTH = (20, 120)
 """Readings that a fault lasts, except a spike."""
 _MOST = 20
 """Faults per kind at most."""
+_SHARE_OF_CHANNELS = 0.2
+"""A fault shows in this share of the channels, in one at least: the wider the recipe, the less one channel says."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: rows of one stream, in order, and the channel that they change."""
+    """One fault: rows of one stream, in order, and the channels that it changes."""
 
     kind: Kind
     stream: str
-    channel: int
+    channels: tuple[int, ...]
     start_ns: int
     end_ns: int
     sign: float
@@ -61,7 +63,7 @@ def plan(table: Table, first_row: int, window_ns: int, seed: int) -> tuple[Fault
         seed: decides places, channels and signs.
     """
     random = np.random.default_rng(seed)
-    length = _length(table, window_ns)
+    length, width = _length(table, window_ns), table.values.shape[1]
     places: list[tuple[int, np.ndarray]] = []
     for stream in range(len(table.streams)):
         rows = first_row + np.flatnonzero(table.stream[first_row:] == stream)
@@ -80,21 +82,27 @@ def plan(table: Table, first_row: int, window_ns: int, seed: int) -> tuple[Fault
     for number, (stream, rows) in enumerate(places):
         kind = KINDS[number % len(KINDS)]
         rows = rows[:1] if kind == "spike" else rows
-        channel, sign = int(random.integers(table.values.shape[1])), float(random.choice([-1.0, 1.0]))
+        chosen = random.choice(width, max(1, round(_SHARE_OF_CHANNELS * width)), replace=False)
+        channels, sign = tuple(sorted(map(int, chosen))), float(random.choice([-1.0, 1.0]))
         start_ns, end_ns = int(table.event_time[rows[0]]), int(table.event_time[rows[-1]])
-        faults.append(Fault(kind, table.streams[stream], channel, start_ns, end_ns, sign, tuple(map(int, rows))))
+        faults.append(Fault(kind, table.streams[stream], channels, start_ns, end_ns, sign, tuple(map(int, rows))))
     return tuple(faults)
 
 
-def inject(table: Table, faults: Sequence[Fault], channels: Sequence[Channel]) -> Table:
-    """A copy of `table` with the faults in it; values stay within their channel's range."""
+def inject(table: Table, faults: Sequence[Fault], channels: Sequence[Channel], strength: float = 1.0) -> Table:
+    """A copy of `table` with the faults in it, `strength` times as large; values stay within their channel's range."""
     values = table.values.copy()
+    spreads: dict[tuple[str, int], float] = {}
     for fault in faults:
-        rows, channel = np.array(fault.rows), channels[fault.channel]
-        same = table.values[table.stream == table.streams.index(fault.stream), fault.channel]
-        low = -np.inf if channel.low is None else channel.low
-        high = np.inf if channel.high is None else channel.high
-        values[rows, fault.channel] = np.clip(_faulty(fault, values[rows, fault.channel], same), low, high)
+        rows = np.array(fault.rows)
+        for column in fault.channels:
+            if (fault.stream, column) not in spreads:
+                mine = table.stream == table.streams.index(fault.stream)
+                spreads[fault.stream, column] = _spread(table.values[mine, column])
+            low, high = channels[column].low, channels[column].high
+            size = strength * SIZES[fault.kind]
+            changed = _faulty(fault, values[rows, column], size, spreads[fault.stream, column])
+            values[rows, column] = np.clip(changed, -np.inf if low is None else low, np.inf if high is None else high)
     return Table(table.streams, table.stream, table.event_time, values)
 
 
@@ -112,16 +120,15 @@ def judge(faults: Sequence[Fault], onsets: Sequence[tuple[str, int]], window_ns:
     return tuple(out)
 
 
-def _faulty(fault: Fault, x: Float64, stream_values: Float64) -> Float64:
-    spread = _spread(stream_values)
-    size = fault.sign * SIZES[fault.kind] * spread
+def _faulty(fault: Fault, x: Float64, size: float, spread: float) -> Float64:
+    moved = fault.sign * size * spread
     if fault.kind in ("spike", "level"):
-        return x + size
+        return x + moved
     if fault.kind == "drift":
-        return x + size * np.linspace(0.0, 1.0, len(x))
+        return x + moved * np.linspace(0.0, 1.0, len(x))
     if fault.kind == "variance":
         middle = np.nanmean(x) if not np.isnan(x).all() else 0.0
-        return middle + (x - middle) * SIZES["variance"]
+        return middle + (x - middle) * size
     return np.where(np.isnan(x), x, x[0])
 
 

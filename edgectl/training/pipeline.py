@@ -39,6 +39,8 @@ _LEAST_SHARE_OF_STD = 0.5
 """Lower bound of a feature's scale in standard deviations: the middle half of a feature that mostly rests says nothing
 about how far it moves when it does."""
 _GOLDEN_ROWS = 64
+_STRENGTHS = (1.0, 3.0, 10.0)
+"""Fault sizes to try, in units of the stated ones, until half of the faults are found."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class _Run:
         ]
         reference = self._bundle("fp32", fp32)
         held = replay(reference, Model(fp32).score, table, self.parts, self._ticker("held-out"))
-        self.faults = faults.plan(table, self.parts.cut, recipe.longest_window_ns, self.seed)
-        faulty = faults.inject(table, self.faults, recipe.features.channels)
+        planned = faults.plan(table, self.parts.cut, recipe.longest_window_ns, self.seed)
+        found, faulty, strength = self._with_alerts(reference, fp32, planned)
         measured = [self._measure(build, faulty) for build in builds]
         built, numbers = self._decided(measured)
         page = report.Report(
@@ -125,9 +127,9 @@ class _Run:
             split=summary.parts(table, self.parts, status, len(fit_rows), len(held_rows)),
             scores=summary.scores(held.scores, reference),
             alerts=summary.alerts(recipe, table, self.parts, held),
-            faults=summary.found(faults.judge(self.faults, measured[0].found.onsets, recipe.longest_window_ns)),
+            faults=summary.found(found),
             variants=numbers,
-            remarks=summary.remarks(recipe, table),
+            remarks=summary.remarks(recipe, table, strength),
         )
         return Trained(recipe, built, page, held, table)
 
@@ -160,6 +162,22 @@ class _Run:
             onnx=onnx,
             golden_z=self.golden_z,
         )
+
+    def _with_alerts(
+        self, reference: Bundle, fp32: bytes, planned: tuple[faults.Fault, ...]
+    ) -> tuple[tuple[faults.Found, ...], Table, float]:
+        """What fp32 finds of faults of the stated sizes; and a table whose faults are large enough for it to find half
+        of them, since variants that never alert could not be told apart; and how many times as large they are."""
+        window_ns = self.recipe.longest_window_ns
+        stated: tuple[faults.Found, ...] | None = None
+        for strength in _STRENGTHS:
+            faulty = faults.inject(self.table, planned, self.recipe.features.channels, strength)
+            seen = replay(reference, Model(fp32).score, faulty, self.parts, self._ticker("faults"))
+            found = faults.judge(planned, seen.onsets, window_ns)
+            stated = stated or found
+            if 2 * sum(f.found for f in found) >= len(planned):
+                break
+        return stated or (), faulty, strength
 
     def _measure(self, build: quantize.VariantBuild, faulty: Table) -> _Measurement:
         bundle = self._bundle(build.variant, build.onnx)

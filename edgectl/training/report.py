@@ -102,7 +102,7 @@ class Report(Value, frozen=True, kw_only=True):
 
 
 def render(report: Report) -> str:
-    """The page: plain text, at most 120 characters wide."""
+    """The page: plain text; only the reasons beside variants and the remarks may pass 120 characters."""
     d, s, a = report.data, report.split, report.alerts
     span = f"{iso(d.first_ns)} to {iso(d.last_ns)}"
     lines = [

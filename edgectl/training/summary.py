@@ -88,7 +88,7 @@ def found(kinds: tuple[faults.Found, ...]) -> tuple[report.FaultNumbers, ...]:
     )
 
 
-def remarks(recipe: Recipe, table: Table) -> tuple[str, ...]:
+def remarks(recipe: Recipe, table: Table, strength: float) -> tuple[str, ...]:
     """What an operator should look at before signing."""
     said = []
     found = table.interval_ns
@@ -96,6 +96,11 @@ def remarks(recipe: Recipe, table: Table) -> tuple[str, ...]:
         said.append(
             f"the data has a reading every {report.about(found)}, the recipe says {format_duration(recipe.every_ns)}: "
             "windows will hold other counts on the node than in training"
+        )
+    if strength > 1:
+        said.append(
+            f"less than half of the synthetic faults were found at the stated sizes; variants were compared on faults "
+            f"{strength:g} times as large"
         )
     if table.span_ns < DAY_NS:
         said.append(

@@ -43,7 +43,7 @@ def test_injection_changes_only_the_rows_and_the_channel_of_the_fault() -> None:
     for fault in plan(t, 1000, 10 * STEP, seed=1)[:20]:
         changed = inject(t, [fault], CHANNELS).values != t.values
         assert set(np.flatnonzero(changed.any(axis=1))) <= set(fault.rows)
-        assert not changed[:, 1 - fault.channel].any()
+        assert set(np.flatnonzero(changed.any(axis=0))) <= set(fault.channels)
         assert changed.any()
 
 
@@ -52,7 +52,7 @@ def test_each_kind_does_what_its_name_says(kind: str) -> None:
     t = table(streams=1)
     rows = tuple(range(2000, 2100))
     fault = next(f for f in plan(t, 1000, 10 * STEP, 0) if f.kind == kind)
-    fault = Fault(fault.kind, "s0", 0, 2000 * STEP, 2099 * STEP, 1.0, rows if kind != "spike" else rows[:1])
+    fault = Fault(fault.kind, "s0", (0,), 2000 * STEP, 2099 * STEP, 1.0, rows if kind != "spike" else rows[:1])
     before, after = t.values[rows, 0], inject(t, [fault], CHANNELS).values[rows, 0]
     size = SIZES[fault.kind] * 1.0  # the table's spread is about 1
     if kind == "spike":
@@ -68,14 +68,28 @@ def test_each_kind_does_what_its_name_says(kind: str) -> None:
         assert np.ptp(after) == 0
 
 
+def test_a_fault_shows_in_a_fifth_of_the_channels_and_in_one_at_least() -> None:
+    t = table()
+    wide = Table(t.streams, t.stream, t.event_time, np.tile(t.values, (1, 10)))
+    assert {len(f.channels) for f in plan(t, 1000, 10 * STEP, seed=1)} == {1}
+    assert {len(f.channels) for f in plan(wide, 1000, 10 * STEP, seed=1)} == {4}
+
+
+def test_strength_multiplies_the_size() -> None:
+    t = table(streams=1)
+    fault = Fault("level", "s0", (0,), 0, 99 * STEP, -1.0, tuple(range(100)))
+    once, thrice = (inject(t, [fault], CHANNELS, s).values[:100, 0] - t.values[:100, 0] for s in (1.0, 3.0))
+    assert thrice.tolist() == pytest.approx((3 * once).tolist())
+
+
 def test_a_fault_stays_within_the_channels_range() -> None:
     t = table(streams=1)
-    fault = Fault("level", "s0", 1, 0, 99 * STEP, 1.0, tuple(range(100)))
+    fault = Fault("level", "s0", (1,), 0, 99 * STEP, 1.0, tuple(range(100)))
     assert inject(t, [fault], CHANNELS).values[:100, 1].max() == 3.5
 
 
 def test_an_onset_counts_on_its_stream_from_the_first_reading_to_a_window_after_the_last() -> None:
-    fault = Fault("level", "s0", 0, 100, 200, 1.0, ())
+    fault = Fault("level", "s0", (0,), 100, 200, 1.0, ())
     for onsets, found in (([("s0", 100)], 1), ([("s0", 250)], 1), ([("s0", 251)], 0), ([("s0", 99), ("s1", 150)], 0)):
         level = next(f for f in judge([fault], onsets, window_ns=50) if f.kind == "level")
         assert (level.injected, level.found) == (1, found)
