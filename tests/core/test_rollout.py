@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -59,7 +60,7 @@ def plan(*cohorts: tuple[str, ...], kind: str = "deploy") -> Plan:
     )  # fmt: skip
 
 
-def running(of: Plan, phase: int = 0, **states: str) -> Progress:
+def running(of: Plan, /, phase: int = 0, **states: Any) -> Progress:
     nodes = {
         name: NodeProgress(state=states.get(name, "pending"), touched=name in states)  # type: ignore[arg-type]
         for name in of.nodes
