@@ -61,10 +61,7 @@ def plan(*cohorts: tuple[str, ...], kind: str = "deploy") -> Plan:
 
 
 def running(of: Plan, /, phase: int = 0, **states: Any) -> Progress:
-    nodes = {
-        name: NodeProgress(state=states.get(name, "pending"), touched=name in states)  # type: ignore[arg-type]
-        for name in of.nodes
-    }
+    nodes = {name: NodeProgress(state=states.get(name, "pending"), touched=name in states) for name in of.nodes}
     return Progress(state="running", phase=phase, signed=1, nodes=nodes)
 
 
@@ -143,7 +140,8 @@ def test_unreachable_canaries_make_the_rollout_inconclusive_and_never_successful
 def test_a_phase_passes_only_on_positive_evidence(states: list[str]) -> None:
     names = tuple(f"n{i}" for i in range(len(states)))
     of = plan(names, ("rest",))
-    decision = verdict(of, running(of, **dict(zip(names, states, strict=True))))
+    ended: dict[str, Any] = dict(zip(names, states, strict=True))
+    decision = verdict(of, running(of, **ended))
     bad = {"failed", "silent"} & set(states)
     enough = states.count("confirmed") * 2 >= len(states)
     assert decision.event == ("halt" if bad else "pass" if enough else "pause")
