@@ -25,6 +25,8 @@ from edgectl.workspace import operator
 
 if TYPE_CHECKING:
     from edgectl.core.records import AlertRecord
+    from edgectl.inventory.types import Inventory
+    from edgectl.store.store import Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -52,6 +54,7 @@ def list_(
     since_ns = time.time_ns() - duration_ns(since) if since else 0
     with wiring.store(workspace, fleet) as store:
         state = "" if everything else "open"
+        _known(node, fleet, store)
         found = store.alerts.find(node=node, state=state, severity=severity, since_ns=since_ns, limit=limit)
     _emit(found, output, "no alerts" if everything else "no open alerts; --all shows cleared ones")
 
@@ -82,6 +85,7 @@ def tail(
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
     with wiring.store(workspace, fleet) as store:
+        _known(node, fleet, store)
         shown: dict[str, tuple[str, str]] = {}
         first = list(reversed(store.alerts.find(node=node, severity=severity, limit=lines))) if lines else []
         since_ns = time.time_ns()
@@ -121,6 +125,12 @@ def ack(
         store.rollouts.log(operator(), "alerts ack", " ".join(ids[:20]), now_ns)
     before = f", {len(ids) - done} were already" if done < len(ids) else ""
     note(f"acknowledged {done}{before}")
+
+
+def _known(node: str, fleet: Inventory, store: Store) -> None:
+    """Raises `NothingMatched` unless `node` is empty, in the fleet, or was there once and its alerts still are."""
+    if node and not store.alerts.find(node=node, limit=1):
+        fleet.node(node)
 
 
 def _emit(found: Sequence[AlertRecord], output: Format, empty: str) -> None:

@@ -74,7 +74,7 @@ class LazyGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # typer would end with 130 and not a word
+        except (KeyboardInterrupt, typer.Abort):  # Abort: at a question; typer would end with not a word
             raise Interrupted("interrupted", hint="the same command again completes it") from None
 
 

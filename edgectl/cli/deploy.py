@@ -49,6 +49,7 @@ def deploy(
     lock = nullcontext() if dry_run else workspace.lock(f"deploy {model or resume}")
     with lock, wiring.store(workspace, fleet) as store:
         repository, who = rolling.signer(workspace, fleet)
+        repository.check_lasting(wiring.now())
         tools = rolling.tools(workspace, fleet, store, repository, who, forks)
         if resume:
             record, runner = pick_up(resume, tools)

@@ -34,6 +34,7 @@ def rollback(
     hand, sign the assignment that says so too."""
     from contextlib import nullcontext
 
+    from edgectl.core.names import unknown
     from edgectl.delivery import rollback as delivery
     from edgectl.delivery.deploy import begin, running
     from edgectl.delivery.survey import reports_of, survey
@@ -52,7 +53,10 @@ def rollback(
                    clock_ns=time.time_ns)
         )  # fmt: skip
         able = {n.name for n in fleet.nodes if model in n.models or running(reports.get(n.name), model)}
-        nodes = rolling.choose(fleet, store, able, f"no node runs {model!r}", select=select, exclude=exclude or ())
+        if not able:
+            known = {name for n in fleet.nodes for name in n.models}
+            raise unknown("model", model, known | {m.recipe for report in reports.values() for m in report.models})
+        nodes = rolling.choose(fleet, store, able, "", select=select, exclude=exclude or ())
         plan, skipped = delivery.plan(
             model, nodes, reports, to=to, releases=repository.releases() if repository else (),
             current=repository.assignment() if repository else None, timeout_s=timeout, selection=select, reason=reason,

@@ -34,7 +34,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edgectl.core.errors import LockHeld, TrustError
+from edgectl.core.errors import ExpiredError, LockHeld, TrustError
 from edgectl.trust import chain as chains
 from edgectl.trust.contents import Contents, check_content
 from edgectl.trust.keys import GUARDED, KeyStore, Role
@@ -112,6 +112,16 @@ class Repository:
     def expiries(self) -> dict[str, datetime]:
         """Role → when its metadata ends."""
         return {role: signed.expires for role, signed in self._contents().chain.roles().items()}
+
+    def check_lasting(self, now: datetime) -> None:
+        """Raises `ExpiredError` if nodes refuse whatever is signed now, because a role that no rollout signs ended."""
+        expiries = self.expiries()
+        for role in ("root", "targets", "models"):
+            if expiries[role] <= now:
+                raise ExpiredError(
+                    f"{role} metadata expired at {expiries[role]:%Y-%m-%dT%H:%M:%SZ}, so nodes would refuse it",
+                    hint="edgectl repo refresh",
+                )
 
     def versions(self) -> TrustStatus:
         """What a node that has everything reports."""
