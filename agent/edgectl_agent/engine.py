@@ -193,6 +193,4 @@ class Trial:
 
     def _copy_windows(self) -> None:
         self._started = True
-        if self._shadow.bundle.features == self._running.detector.bundle.features:
-            state = self._shadow.snapshot() | {"features": self._running.detector.snapshot()["features"]}
-            self._shadow.restore(state)
+        self._shadow.copy_features(self._running.detector)

@@ -150,6 +150,13 @@ class Detector:
         self._features = other._features
         return True
 
+    def copy_features(self, other: Detector) -> bool:
+        """As `adopt_features`, and `other` goes on with its own."""
+        if not self.adopt_features(other):
+            return False
+        self._features = FeatureBuilder.restore(self.bundle.features, other._features.snapshot())
+        return True
+
     def snapshot(self) -> dict[str, Any]:
         """All state as plain values."""
         return {

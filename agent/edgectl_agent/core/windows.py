@@ -203,27 +203,25 @@ class Windows:
         """Panes before the runs `wanted`, merged oldest first; times are relative to the run's own pane."""
         m, before = len(wanted), self.panes - 1
         stream, pane = run_stream[wanted], run_pane[wanted]
-        found = np.zeros((m, before), bool)
-        cells = np.empty((m, before, self._channels, _FIELDS))
-        for d in range(1, self.panes):  # panes of earlier batches
-            slot = (pane - d) % self.panes
-            hit = self._pane[stream, slot] == pane - d
-            cells[hit, before - d] = self._cells[stream[hit], slot[hit]]
-            found[hit, before - d] = True
-        for back in range(1, min(self.panes, len(run_stream))):  # panes of this batch, which are newer
+        run = np.full((m, before), -1)  # which run of this batch holds the pane, -1 if none does
+        for back in range(1, min(self.panes, len(run_stream))):
             earlier = np.maximum(wanted - back, 0)
             distance = pane - run_pane[earlier]
             rows = np.flatnonzero((wanted >= back) & (run_stream[earlier] == stream) & (distance < self.panes))
             if len(rows) == 0:
                 break
-            column = before - distance[rows]
-            cells[rows, column] = final[earlier[rows]]
-            found[rows, column] = True
-        cells[~found] = _empty_cells((self._channels,))
+            run[rows, before - distance[rows]] = earlier[rows]
         merged = _moments(_empty_cells((m, self._channels)), 0.0)
-        for place in range(before):
-            if found[:, place].any():
-                merged = merged.merge(_moments(cells[:, place], (place - before) * self.pane_ns / 1e9))
+        for place in range(before):  # one pane at a time: all of them at once would be the node's largest array
+            back = before - place
+            slot = (pane - back) % self.panes
+            here, stored = run[:, place] >= 0, self._pane[stream, slot] == pane - back
+            if not (here | stored).any():
+                continue
+            cells = _empty_cells((m, self._channels))
+            cells[stored] = self._cells[stream[stored], slot[stored]]  # of an earlier batch
+            cells[here] = final[run[here, place]]  # of this batch, which is newer
+            merged = merged.merge(_moments(cells, -back * self.pane_ns / 1e9))
         return merged
 
     def _store(self, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64, closed: Float64) -> None:
