@@ -25,6 +25,9 @@ class _Checked(msgspec.Struct):
     value: msgspec.Raw
 
 
+msgspec.json.Decoder(_Checked)  # its table must not be built in two threads at once (see core.messages)
+
+
 def encode_checked(value: object) -> bytes:
     """JSON of `value` with its checksum. Law: ``decode_checked(encode_checked(v), type(v)) == v``."""
     raw = msgspec.json.encode(value)

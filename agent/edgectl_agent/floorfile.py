@@ -10,6 +10,8 @@ from edgectl_agent.core.desired import Floor
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.durable import write_file
 
+msgspec.json.Decoder(Floor)  # its table must not be built in two threads at once (see core.messages)
+
 
 class FloorFile:
     """Reads and replaces the one `Floor` of a node."""

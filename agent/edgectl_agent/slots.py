@@ -97,6 +97,9 @@ class _State(msgspec.Struct, frozen=True):
         return "b" if self.active == "a" else "a"
 
 
+msgspec.json.Decoder(_State)  # its table must not be built in two threads at once (see core.messages)
+
+
 class Slots:
     """All recipes of one node. One process writes; every call reads the disk, so there is nothing to go stale."""
 
