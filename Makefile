@@ -16,7 +16,9 @@ test: $(READY) ## set up and run the checks and the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 bench: $(READY) ## measure speed, memory and detection against named peers; lines go to bench/results.jsonl
-	@for file in bench/[a-z]*.py; do echo "── $$file"; $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
+	@missed=; for file in bench/[a-z]*.py; do name=$$(basename $$file .py); echo "── $$name"; \
+		$(BIN)/python -m bench.$$name || missed="$$missed $$name"; done; \
+	test -z "$$missed" || { echo "below their goals or failed:$$missed"; exit 1; }
 
 wheels: $(READY) ## build both wheels into dist/
 	$(BIN)/pip wheel -q --no-deps -w dist ./agent .

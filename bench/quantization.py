@@ -3,13 +3,12 @@
 Size, AUC on injected anomalies, one row, a batch, and how far a row's score moves when one far row joins its batch.
 docs/adr/0002-int8-is-static.md quotes it:
 
-    python bench/quantization.py
+    python -m bench.quantization
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +19,6 @@ import onnx
 from edgectl_agent.core.batch import Float32
 from edgectl_agent.inference import Model
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench._report import record
 from edgectl.training import qdq
