@@ -22,11 +22,12 @@ class Shell:
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = COMMAND
 
     def run(self, *args: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """The finished command, whatever its exit code."""
         return subprocess.run(
-            [*COMMAND, *args],
+            [*self.command, *args],
             cwd=self.folder,
             env=self.environ(),
             stdin=subprocess.DEVNULL,
@@ -39,7 +40,7 @@ class Shell:
     def start(self, *args: str) -> subprocess.Popen[str]:
         """The command, running, in its own process group."""
         return subprocess.Popen(
-            [*COMMAND, *args],
+            [*self.command, *args],
             cwd=self.folder,
             env=self.environ(),
             stdin=subprocess.DEVNULL,
