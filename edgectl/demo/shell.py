@@ -70,11 +70,19 @@ class Shell:
 
     def detach(self, command: Sequence[str], output: Path) -> int:
         """Start a process that outlives the demo, its output in a file; returns its id."""
-        with output.open("ab") as file:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=self._environment(), stdin=subprocess.DEVNULL, stdout=file,
-                stderr=file, start_new_session=True,
-            ).pid  # fmt: skip
+        # Not subprocess: its object would complain that the process is still running, which is the intention.
+        into = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        return os.posix_spawn(
+            command[0],
+            list(command),
+            self._environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(output), into, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
 
     def _indented(self, text: str) -> None:
         for line in text.rstrip().splitlines():
