@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+TOOLS := .venv/ready-tools
 
 help: ## print this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -9,7 +10,7 @@ help: ## print this
 demo: $(READY) ## set up and run the main job from nothing to a rollback, with four real agents
 	$(BIN)/edgectl demo
 
-test: $(READY) ## set up and run the checks and the tests
+test: $(TOOLS) ## set up and run the checks and the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -20,14 +21,18 @@ bench: $(READY) ## measure speed, memory and detection against named peers; line
 		$(BIN)/python -m bench.$$name || missed="$$missed $$name"; done; \
 	test -z "$$missed" || { echo "below their goals or failed:$$missed"; exit 1; }
 
-wheels: $(READY) ## build both wheels into dist/
-	$(BIN)/pip wheel -q --no-deps -w dist ./agent .
+wheels: $(TOOLS) ## build both wheels into dist/
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist ./agent .
 
 clean: ## delete what the other targets made
 	rm -rf .venv dist build edgectl-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml agent/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ./agent -e .
+	touch $@
+
+$(TOOLS): $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ./agent -e '.[dev]'
 	touch $@
 
