@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
+_CALIBRATED = 9.0
+"""Beyond one reading in 10^9 no calibration says anything."""
+
 NodeOption = Annotated[str, typer.Option(help="Only those of this node.")]
 SeverityOption = Annotated[str, typer.Option(help="warning or critical.")]
 
@@ -178,13 +181,15 @@ def render(record: AlertRecord) -> str:
     alert = record.alert
     seen = f"{record.acknowledged_by} at {iso(record.acknowledged_ns)}" if record.acknowledged_ns else "nobody yet"
     changed = "" if alert.state == "open" else f", cleared {iso(alert.changed_ns)}"
-    chance = f"1 in {10 ** min(alert.surprise, 300):,.0f}" if alert.surprise < 12 else f"1 in 10^{alert.surprise:.0f}"
+    chance = "beyond anything calibrated"
+    if alert.surprise < _CALIBRATED:
+        chance = f"by chance 1 in {float(f'{10**alert.surprise:.1g}'):,.0f} readings"
     rows = [
         [alert.id, f"{alert.severity}, {alert.state}"],
         ["stream", f"{alert.stream} on {alert.node}"],
         ["onset", f"{iso(alert.onset_ns)}{changed}"],
         ["model", f"{alert.recipe} {alert.version} ({alert.variant}, {alert.bundle[:12]})"],
-        ["score", f"{alert.score:.4g}, threshold {alert.threshold:.4g}; by chance {chance} readings"],
+        ["score", f"{alert.score:.4g}, threshold {alert.threshold:.4g}; {chance}"],
         ["stored", iso(record.stored_ns)],
         ["seen by", seen],
     ]

@@ -27,6 +27,7 @@ def run(
         return
     from edgectl.demo.story import Demo
 
+    folder = folder.resolve()
     place, shell = _wired(folder)
     place.create()
     try:
@@ -38,7 +39,7 @@ def run(
     if keep:
         shell.heading("It goes on: look around")
         shell.say(f"cd {folder}   then   edgectl status --watch · alerts tail · nodes list · audit · repo show")
-        shell.say("edgectl demo stop   ends it and deletes its folder")
+        shell.say(f"edgectl demo stop --dir {folder}   ends it and deletes its folder")
     else:
         place.stop(shell)
         shell.say("the four agents are stopped; `edgectl demo --keep` leaves them running to look around")
@@ -47,7 +48,7 @@ def run(
 @app.command()
 def stop(folder: FolderOption = _FOLDER) -> None:
     """End a demo that was kept, and delete its folder."""
-    place, shell = _wired(folder)
+    place, shell = _wired(folder.resolve())
     place.stop(shell)
 
 
@@ -57,5 +58,4 @@ def _wired(folder: Path) -> tuple[DemoFolder, Shell]:
     from edgectl.demo.fleet import DemoFolder
     from edgectl.demo.shell import Shell
 
-    root = folder.resolve()
-    return DemoFolder(root), Shell(root, Console())
+    return DemoFolder(folder), Shell(folder, Console())

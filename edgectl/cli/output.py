@@ -120,7 +120,9 @@ def emit_one(
     if how in (Format.JSON, Format.JSONL):
         write(encode(value, indent=2 if how is Format.JSON else 0))
     elif how is Format.NAME:
-        write(printable(str(field(value, name) if isinstance(name, str) else name(value))))
+        names = str(field(value, name) if isinstance(name, str) else name(value))
+        if names:
+            write(printable(names, keep="\n"))
     else:
         write(render(how is Format.WIDE))
 

@@ -86,8 +86,8 @@ def render(value: FleetStatus, zone: str, wide: bool = False) -> str:
     if value.needs:
         lines.append("NEEDS YOU")
         now_s = value.at_ns / 1e9
-        needs = [[f"  {n.text} ({age(now_s - n.since_ns / 1e9)})", n.command] for n in value.needs]
-        lines.append(aligned(needs, [False, False]))
+        for n in value.needs:
+            lines += [f"  {n.text} ({age(now_s - n.since_ns / 1e9)})", f"    {n.command}"]
     if wide:
         lines.append(_nodes(value))
     return printable("\n".join(lines), keep="\n")
@@ -104,7 +104,7 @@ def _alerts(value: FleetStatus) -> str:
 def _model(line: ModelLine) -> str:
     parts = [f"{version} on {count:,}" for version, count in line.versions.items()]
     parts += [f"unknown on {line.unknown:,}"] if line.unknown else []
-    latency = f"   p99 {line.p99_us / 1000:.1f} ms" if line.p99_us else ""
+    latency = f"   p99 {line.p99_us / 1000:.1f} ms a batch" if line.p99_us else ""
     return f"{line.recipe}  {' · '.join(parts)}{latency}"
 
 

@@ -52,7 +52,7 @@ class DemoFolder:
                     f"{self.root}: expected an empty or new folder, found other files", hint="choose --dir"
                 )
             if self.fleet_file.exists():
-                raise UsageError(f"{self.root}: a demo is there already", hint="edgectl demo stop")
+                raise UsageError(f"{self.root}: a demo is there already", hint=f"edgectl demo stop --dir {self.root}")
         self.plant.mkdir(parents=True, exist_ok=True)
         self._write(Mark())
 

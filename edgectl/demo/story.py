@@ -52,8 +52,12 @@ class Demo:
     def play(self) -> Summary:
         """All scenes; raises `StepFailed` where reality left the script."""
         recorder = self._prepare()
-        self._deploy_plant()
-        self._deploy_host(recorder)
+        try:
+            self._deploy_plant()
+            self._deploy_host(recorder)
+        finally:
+            recorder.kill()  # it has ended by itself, unless a step before its end failed
+            recorder.wait()
         self._break_a_bearing()
         summary = self._inject_spikes()
         self._stop_a_broken_model()

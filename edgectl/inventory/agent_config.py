@@ -60,7 +60,9 @@ def render(node: Node, columns: Mapping[str, Columns], data_dir: Path, resolve: 
     body = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
     yamlfile.parse(body, Config, f"node {node.name}")
     sha = hashlib.sha256(body.encode()).hexdigest()
-    return f"# written by edgectl from fleet.yaml (sha256 {sha}); local edits show up in `edgectl audit`\n{body}"
+    return (
+        f"# written by edgectl from fleet.yaml (sha256 {sha}); `edgectl nodes restart` overwrites local edits\n{body}"
+    )
 
 
 def _source(

@@ -118,9 +118,9 @@ class Alerts:
         return done
 
     def count(self, since_ns: int) -> int:
-        """Alerts with their onset at or after `since_ns`."""
+        """Alerts stored at or after `since_ns`; a replay's onsets may lie long before."""
         with self._database.read() as connection:
-            return connection.scalar(select(func.count()).where(alerts.c.onset_ns >= since_ns)) or 0
+            return connection.scalar(select(func.count()).where(alerts.c.stored_ns >= since_ns)) or 0
 
 
 def _bodies(connection: Connection, ids: Collection[str]) -> dict[str, Alert]:

@@ -155,7 +155,7 @@ class _Run:
             features=recipe.features,
             feature_names=FeatureBuilder(recipe.features).names,
             scaler=self.scaler,
-            tail=fit_tail(scores, self.interval_ns),
+            tail=fit_tail(scores, self.interval_ns, recipe.budget),
             budget=recipe.budget,
             rule=recipe.rule,
             adaptation=Adaptation(),

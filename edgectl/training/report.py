@@ -116,7 +116,8 @@ def render(report: Report) -> str:
         f"99.9 % {report.scores.p999:.4g} · highest {report.scores.highest:.4g}",
         f"THRESHOLD warning {report.scores.warning:.4g} for {_rate(a.budget_per_day)} · "
         f"critical {report.scores.critical:.4g} for {_rate(a.critical_per_day)} (false alerts per stream)",
-        f"ALERTS    held out: {a.alerts} in {a.stream_days:.1f} stream-days = {a.per_day:.2f} per stream and day, "
+        f"ALERTS    held out (the part that set the threshold): {a.alerts} in {a.stream_days:.1f} stream-days = "
+        f"{a.per_day:.2f} per stream and day, "
         f"{a.critical} critical",
         "",
         "Synthetic faults put into the held-out part (sizes in the channel's usual spreads; real faults differ):",
@@ -170,8 +171,10 @@ def _count(n: int, noun: str) -> str:
 
 def about(ns: int) -> str:
     """A duration to two significant units: ``3m``, ``1.5h``."""
+    if ns == 0:
+        return "at once"
     exact = format_duration(ns)
-    if len(exact) <= 5:
+    if len(exact) <= 3:
         return exact
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 1e-3), ("us", 1e-6)):
         if ns >= size * 1e9:

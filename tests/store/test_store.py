@@ -109,8 +109,9 @@ def test_a_position_moves_in_the_same_transaction_as_its_alerts(store: Store, mo
 
 
 def test_thousands_of_alerts_are_one_batch(store: Store) -> None:
-    assert len(store.alerts.save([alert(onset=i) for i in range(3000)], [], 1)) == 3000
-    assert store.alerts.count(2990) == 10
+    assert len(store.alerts.save([alert(onset=i) for i in range(2990)], [], 1)) == 2990
+    assert len(store.alerts.save([alert(onset=i) for i in range(2990, 3000)], [], 5)) == 10
+    assert [store.alerts.count(since) for since in (1, 5, 6)] == [3000, 10, 0]
     assert len(store.alerts.find(limit=7)) == 7
 
 
