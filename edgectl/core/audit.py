@@ -158,9 +158,9 @@ def _other(
     model: ModelStatus | None,
 ) -> Finding:
     runs = f"runs {recipe} {model.version}" if model else f"runs no {recipe}"
-    epoch = facts.assignment.epoch.number if facts.assignment else 0
+    since = standing_since(report, facts.assignment)
     refused = next(
-        (q for q in report.quarantined if (q.recipe, q.bundle) == (recipe, wanted.sha256) and q.epoch >= epoch), None
+        (q for q in report.quarantined if (q.recipe, q.bundle) == (recipe, wanted.sha256) and q.epoch >= since), None
     )
     if refused is not None and refused.reason.startswith(ROLLED_BACK):
         detail = f"{runs}: rolled back, assignment pending ({wanted.version} is still assigned)"
@@ -169,6 +169,16 @@ def _other(
     if model is not None and model.version == wanted.version:
         why = f" as another bundle than assigned ({model.bundle[:12]}, not {wanted.sha256[:12]})"
     return _misplaced("wrong-release", name, recipe, record, runs + why, "edgectl deploy", f"@{wanted.version}")
+
+
+def standing_since(report: Report, assignment: Assignment | None) -> int:
+    """The lowest epoch of a quarantine that still counts on the node.
+
+    A quarantine ends with a higher epoch only once the node has seen that epoch: one that was a canary may have left a
+    release before it heard of the assignment for all.
+    """
+    signed = assignment.epoch.number if assignment else 0
+    return min(signed, report.epoch.number) if report.epoch else signed
 
 
 def _misplaced(kind: str, name: str, recipe: str, record: NodeRecord, detail: str, verb: str, at: str = "") -> Finding:

@@ -185,7 +185,7 @@ class Runner:
             model = next((m for m in report.models if m.recipe == recipe), None)
             said = "runs it already" if model and model.bundle == target.sha256 else ""
             if model and not said and model.previous == target.sha256:
-                result = node.rollback(recipe, report.epoch.number if report.epoch else 0)
+                result = node.rollback(recipe, max(report.epoch.number if report.epoch else 0, self._newest()))
                 refused = result.state == "refused"
                 said = f"would not by itself: {result.message or result.reason}" if refused else "reverted by itself"
             self._journal("stage", name, said)
@@ -195,6 +195,16 @@ class Runner:
             self._journal("stage", name, f"would not by itself: {e.message}")
         finally:
             node.close()
+
+    def _newest(self) -> int:
+        """The newest epoch known as signed; 0 if none is.
+
+        A canary has only seen the epoch of its phase. The assignment that was signed for the others names it as well,
+        and a quarantine of the lower epoch would end there, with the release that is being rolled back.
+        """
+        repository = self._tools.repository
+        known = [self._tools.store.rollouts.desired(), repository.assignment() if repository else None]
+        return max((assignment.epoch.number for assignment in known if assignment), default=0)
 
     def _bring(self, name: str) -> None:
         target = self._target(name)

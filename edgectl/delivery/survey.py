@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from edgectl_agent.core.messages import Assignment, Report
 
-from edgectl.core.audit import ROLLED_BACK
+from edgectl.core.audit import ROLLED_BACK, standing_since
 from edgectl.core.errors import ConfigError, LockHeld, NodeUnreachable, RemoteRefused
 from edgectl.core.records import NodeRecord
 from edgectl.delivery.interface import Connect
@@ -67,11 +67,12 @@ def check_pending(records: Mapping[str, NodeRecord], current: Assignment | None)
     Quarantine ends with the next epoch, so any new assignment would bring the release back that somebody rolled back.
     """
     for name, record in sorted(records.items()):
-        for q in record.report.quarantined if record.report else ():
+        report = record.report
+        for q in report.quarantined if report else ():
             place = current.placement(q.recipe, name) if current else None
             if place is None or place.sha256 != q.bundle or not q.reason.startswith(ROLLED_BACK):
                 continue
-            if current is not None and q.epoch >= current.epoch.number:
+            if report is not None and q.epoch >= standing_since(report, current):
                 raise ConfigError(
                     f"{name} rolled {q.recipe} {place.version} back and the assignment still names it: any new epoch"
                     " would bring it back",

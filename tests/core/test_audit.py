@@ -93,14 +93,17 @@ def test_each_difference_is_one_finding(node: NodeRecord, kind: str) -> None:
 
 
 def test_a_rolled_back_node_is_pending_and_a_refusal_is_a_wrong_release() -> None:
-    def after(reason: str) -> Finding:
-        left = Quarantine(recipe="press", bundle=TWO, epoch=3, reason=reason)
-        (found,) = audit(facts(record(report(quarantined=(left,))), assignment=assignment(sha256=TWO, version="2")))
+    def after(reason: str, epoch: int = 3) -> Finding:
+        left = Quarantine(recipe="press", bundle=TWO, epoch=epoch, reason=reason)
+        node = report(quarantined=(left,), epoch=Epoch(number=epoch, operator="ann"))
+        (found,) = audit(facts(record(node), assignment=assignment(sha256=TWO, version="2")))
         return found
 
     pending = after("rolled back by the operator")
     assert (pending.kind, pending.fix) == ("rollback-pending", "edgectl rollback press --select name=a")
     assert "rolled back, assignment pending" in pending.detail
+    early = after("rolled back by the operator", epoch=2)
+    assert early.kind == "rollback-pending", "a canary knows only the epoch before"
     refused = after("golden vectors differ")
     assert refused.kind == "wrong-release"
     assert "refused 2: golden vectors differ" in refused.detail

@@ -500,3 +500,33 @@ def test_a_pending_rollback_must_be_signed_before_anything_else_is_deployed(worl
     roll_back(world, nodes=("a",))
     check_pending(world.store.nodes.all(), world.repository.assignment())
     assert world.versions() == {**all_at("2"), "a": "1"}
+
+
+def test_a_canary_that_rolled_back_without_keys_does_not_get_the_release_back(world: World) -> None:
+    world.deploy("1")
+    world.deploy("2")
+    canary, current = world.canary(), world.repository.assignment()
+    assert current is not None
+    node = world.fleet[canary]
+    assert node.epoch is not None
+    assert node.epoch.number == current.epoch.number - 1, "it has not heard of the assignment for all"
+    roll_back(world, keys=False, nodes=(canary,))
+    assert [q.epoch for q in node.quarantined] == [current.epoch.number]
+    node.push(world.repository.slice_for(canary))
+    node.update()
+    assert world.versions() == {**all_at("2"), canary: "1"}, "the assignment for all does not bring it back"
+
+
+def test_a_rollback_below_the_newest_epoch_is_pending_too(world: World) -> None:
+    world.deploy("1")
+    world.deploy("2")
+    canary = world.canary()
+    epoch = world.fleet[canary].epoch
+    assert epoch is not None
+    world.fleet[canary].rollback("press", epoch.number)
+    survey((canary,), connect=world.fleet.connect, store=world.store, forks=1, clock_ns=lambda: 1)
+    with pytest.raises(ConfigError, match=f"{canary} rolled press 2 back"):
+        check_pending(world.store.nodes.all(), world.repository.assignment())
+    roll_back(world, nodes=(canary,))
+    check_pending(world.store.nodes.all(), world.repository.assignment())
+    assert world.versions() == world.assigned() == {**all_at("2"), canary: "1"}

@@ -82,6 +82,28 @@ def test_a_rollback_without_keys_is_pending_until_it_is_signed(plant: Plant) -> 
     assert shell.ok("audit") == ""
 
 
+def test_a_canary_alone_rolled_back_without_keys_is_pending_too(plant: Plant) -> None:
+    shell = plant.shell
+    for version, seed in (("1.0.0", 1), ("1.1.0", 2)):
+        plant.release(version, seed)
+        shell.ok("deploy", f"press@{version}", "--yes")
+    epochs = {name: epoch.number for name in NAMES if (epoch := plant.report(name).epoch) is not None}
+    canary = min(NAMES, key=lambda name: epochs[name])
+    assert epochs[canary] < max(epochs.values())
+    keys = plant.folder / ".edgectl" / "keys"
+    keys.rename(plant.folder / "elsewhere")
+    done = shell.run("rollback", "press", "--yes", "--select", f"name={canary}")
+    assert done.returncode == 0, done.stderr
+    (plant.folder / "elsewhere").rename(keys)
+
+    pending = shell.run("audit")
+    assert "rollback-pending" in pending.stdout
+    assert f"→ edgectl rollback press --select name={canary}" in pending.stdout
+    shell.ok("rollback", "press", "--yes", "--select", f"name={canary}")
+    assert plant.versions() == {**all_at("1.1.0"), canary: "1.0.0"}
+    assert shell.ok("audit") == ""
+
+
 def test_dead_nodes_are_reported_and_a_resume_reaches_them_later(plant: Plant) -> None:
     shell = plant.shell
     plant.release("1.0.0", seed=1)
