@@ -242,11 +242,14 @@ class Runtime:
         return self._health.current(self._published, self.outbox.status(), self._clock(), self._monotonic())
 
     def have(self) -> dict[str, Any]:
-        """What an operator need not send again: bundles in the slots, and the newest trusted root."""
+        """What an operator need not send again: undamaged bundles in the slots, and the newest trusted root."""
         held = [self.slots.active(recipe) for recipe in self.slots.recipes()]
         held += [self.slots.other(recipe) for recipe in self.slots.recipes()]
         trust = self.updater.trust()
-        return {"bundles": sorted({slot.digest for slot in held if slot}), "root": trust.root if trust else 0}
+        return {
+            "bundles": sorted({slot.digest for slot in held if slot and not slot.damage()}),
+            "root": trust.root if trust else 0,
+        }
 
     def publish(self) -> None:
         """Put together what `report` hands out; on the worker."""

@@ -63,9 +63,16 @@ class SlotContent:
             raise StorageError(
                 f"{self.path} is damaged: its digest is {found[:12]}, expected {self.digest[:12]}",
                 reason="damaged",
-                hint="deploy another release, or roll back",
+                hint="deploy a release, this or another, or roll back",
             )
         return raw
+
+    def damage(self) -> str:
+        """Why the bundle cannot be used; empty if it can."""
+        try:
+            return "" if self.bundle_raw else f"{self.path} is empty"
+        except StorageError as e:
+            return e.message
 
 
 class _Slot(msgspec.Struct, frozen=True):

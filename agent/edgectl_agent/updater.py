@@ -34,6 +34,9 @@ from edgectl_agent.floorfile import FloorFile
 from edgectl_agent.slots import SlotContent, Slots
 from edgectl_agent.verification import Limits, verify
 
+_NOTHING = "0" * 64
+"""A digest that no bundle has."""
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -239,8 +242,11 @@ class Updater:
 
 
 def _running(content: SlotContent) -> Running:
+    """What a slot has to say about the rules. A damaged bundle cannot run: it has the digest of nothing, so that the
+    same release is wanted again; which counter ran, and what may follow, still holds."""
     release = content.release
-    return Running(version=release.version, bundle=content.digest, counter=release.counter, fallbacks=release.fallbacks)
+    bundle = _NOTHING if content.damage() else content.digest
+    return Running(version=release.version, bundle=bundle, counter=release.counter, fallbacks=release.fallbacks)
 
 
 def _activation(recipe: str, content: SlotContent) -> Activation:

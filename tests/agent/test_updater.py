@@ -197,6 +197,37 @@ def test_a_damaged_fallback_is_not_returned_to(second: Node) -> None:
     assert second.updater.state == "idle"
 
 
+@pytest.mark.parametrize("damage", ["active", "both"])
+def test_a_damaged_bundle_is_installed_again_by_the_same_release(second: Node, damage: str) -> None:
+    held = [second.slots.active("press"), second.slots.other("press")]
+    for slot in held if damage == "both" else held[:1]:
+        assert slot is not None
+        raw = bytearray(slot.path.read_bytes())
+        raw[100:102] = bytes(b ^ 0xFF for b in raw[100:102])
+        slot.path.write_bytes(raw)
+    found = second.update()
+    assert [(a.version, a.bundle_raw) for a in found.activations] == [("1.1.0", second.operator.raw["1.1.0"])]
+    active = second.slots.active("press")
+    assert active is not None
+    assert (second.version, active.bundle_raw) == ("1.1.0", second.operator.raw["1.1.0"])
+    again = second.prepare()
+    assert isinstance(again, UpdateResult)
+    assert again.state == "unchanged"
+
+
+def test_damage_does_not_let_an_older_release_in(second: Node) -> None:
+    mona = second.operator
+    mona.release("1.2.0", seed=3)  # lists no fallback
+    mona.deploy("1.2.0", epoch=3)
+    second.update()
+    active = second.slots.active("press")
+    assert active is not None
+    active.path.write_bytes(b"x" * 200)
+    mona.deploy("1.0.0", epoch=4)
+    answer = second.refused()
+    assert (answer.exit_code, answer.reason) == (42, "old-release")
+
+
 # ── models that misbehave while they load ───────────────────────────────────────────────────────────────────────────
 
 

@@ -476,6 +476,30 @@ def test_update_keeps_the_windows_and_rollback_returns(tmp_path: Path) -> None:
         assert agent.status().models[0].version == "1.0.0"
 
 
+def test_bundles_damaged_in_both_slots_are_repaired_by_deploying_the_same_release(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    first = fleet.operator.release("1.0.0", seed=1)
+    fleet.operator.release("2.0.0", seed=2, fallbacks=(first.variants[0].sha256,))
+    with fleet.agent as agent:
+        fleet.deploy("1.0.0", 1)
+        fleet.deploy("2.0.0", 2)
+        agent.kill()
+        for path in agent.data_dir.glob("slots/press/[ab]/bundle.bin"):
+            raw = path.read_bytes()
+            path.write_bytes(raw[:100] + bytes(b ^ 0xFF for b in raw[100:102]) + raw[102:])
+        agent.start()
+        agent.wait(agent.answers)
+        assert agent.status().models == ()
+        assert json.loads(agent.call("GET", "/v1/have")[1])["bundles"] == [], "what is damaged must be sent again"
+        status, result = fleet.deploy("2.0.0", 3)
+        assert (status, result.state) == (200, "confirmed"), result
+        assert agent.status().models[0].version == "2.0.0"
+        agent.kill()
+        agent.start()
+        agent.wait(agent.answers)
+        assert agent.status().models[0].version == "2.0.0"
+
+
 def nonsense_where_it_was_not_tested() -> Bundle:
     """A model that takes the square root of its inputs, with golden vectors that are all positive."""
     bundle = make_bundle(3)
