@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from edgectl_agent.core.errors import AdmissionError, EdgeError
+from edgectl_agent.core.errors import AdmissionError, EdgeError, StorageError
 from edgectl_agent.core.messages import Alert, ModelStatus, UpdateResult
 from edgectl_agent.engine import Engine, Trial
 from edgectl_agent.logs import note, warn
@@ -31,6 +31,9 @@ class Worker(Protocol):
 
     def on_worker(self, task: Callable[[], T]) -> T:
         """Run `task` between two turns and return its answer or raise its error."""
+
+    def secure(self) -> None:
+        """Save a snapshot of this moment; called on the worker. Raises `StorageError` if the disk refuses it."""
 
     def settle(self, alerts: tuple[Alert, ...]) -> None:
         """Record `alerts` and save a snapshot; called on the worker."""
@@ -108,6 +111,16 @@ class Changes:
         return dict(self._roster.trials)
 
     def _swap(self, prepared: Prepared, engines: list[Engine]) -> None:
+        """Snapshot, flip, swap: a restart after the flip finds what the old model had open, and ends it.
+
+        Raises:
+            StorageError: the disk refuses; the old model goes on.
+        """
+        try:
+            self._worker.secure()
+        except StorageError as e:
+            self._updater.abandon(prepared, e)
+            raise
         self._updater.commit(prepared)
         now_ns = self._clock()
         alerts: list[Alert] = []

@@ -163,6 +163,17 @@ class Runtime:
         if self._ledger.blocked:
             self._flush_at_s = now_s + _RETRY_S
 
+    def secure(self) -> None:
+        """Save a snapshot of this moment, before a swap; on the worker. Raises `StorageError` if the disk refuses it.
+
+        While the outbox refuses alerts there can be none, and the last one stands: a model that fills the outbox must
+        still give way to another.
+        """
+        self._flush(force=True)
+        self._save_snapshot()
+        if self._snapshot_failure and self._ledger.settled:
+            raise StorageError(self._snapshot_failure)
+
     def settle(self, alerts: tuple[Alert, ...]) -> None:
         """Record `alerts` and save a snapshot; on the worker."""
         self._ledger.offer(alerts)

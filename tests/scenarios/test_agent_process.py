@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -498,6 +499,68 @@ def test_bundles_damaged_in_both_slots_are_repaired_by_deploying_the_same_releas
         agent.start()
         agent.wait(agent.answers)
         assert agent.status().models[0].version == "2.0.0"
+
+
+DIES_AT_THE_SWAP = """
+import os
+from edgectl_agent import __main__, roster
+roster.Roster.install = lambda *_: os.kill(os.getpid(), 9)
+__main__.main()
+"""
+
+
+def test_killed_between_flip_and_swap_the_alerts_of_the_old_model_are_ended(tmp_path: Path) -> None:
+    path = tmp_path / "live.jsonl"
+    path.touch()
+    fleet = Fleet(tmp_path)
+    source = LIVE | {"path": str(path)}
+    agent = fleet.agent = AgentProcess(
+        tmp_path, sources={"s": source}, models={"press": ["s"]}, node=NODE, snapshot={"every": "1h"}
+    )
+    first = fleet.operator.release("1.0.0", seed=1)
+    fleet.operator.release("2.0.0", seed=2, fallbacks=(first.variants[0].sha256,))
+    at = time.time() - 3600
+    with agent:
+        fleet.deploy("1.0.0", 1)
+        write_live(path, 200, at)
+        agent.wait(lambda: agent.status().models[0].inferences > 100)
+        assert agent.terminate() == 0
+        agent.start(DIES_AT_THE_SWAP)
+        agent.wait(agent.answers)
+        write_live(path, 1, at + 1, value=50.0)  # after the last snapshot that the clock asks for
+        agent.wait(lambda: agent.status().outbox.head_seq == 1)
+        with pytest.raises((OSError, HTTPException)):
+            fleet.deploy("2.0.0", 2)
+        assert agent.process is not None
+        assert agent.process.wait(30) == -signal.SIGKILL
+        agent.start()
+        agent.wait(agent.answers)
+        assert agent.status().models[0].version == "2.0.0", "the flip came before the kill"
+        opened, ended = agent.alerts()
+        assert (opened.id, opened.state, ended.id, ended.state) == (ended.id, "open", opened.id, "cleared")
+        assert opened.bundle == ended.bundle == first.variants[0].sha256
+
+
+def test_without_a_snapshot_there_is_no_swap_and_the_old_model_goes_on(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.operator.release("1.0.0", seed=1)
+    fleet.operator.release("2.0.0", seed=2)
+    with fleet.agent as agent:
+        fleet.deploy("1.0.0", 1)
+        agent.wait(lambda: agent.status().models[0].inferences > 1000)
+        snapshots = agent.data_dir / "snapshots"
+        snapshots.rename(tmp_path / "elsewhere")
+        snapshots.touch()  # no folder: nothing can be saved in it
+        status, result = fleet.deploy("2.0.0", 2)
+        assert (status, result.state, result.exit_code) == (409, "refused", 75), result
+        assert "snapshot" in result.message
+        active = Slots(agent.data_dir / "slots").active("press")
+        assert active is not None
+        assert active.release.version == agent.status().models[0].version == "1.0.0"
+        snapshots.unlink()
+        (tmp_path / "elsewhere").rename(snapshots)
+        status, result = fleet.deploy("2.0.0", 2)
+        assert (status, result.state) == (200, "confirmed"), result
 
 
 def nonsense_where_it_was_not_tested() -> Bundle:

@@ -86,9 +86,10 @@ class AgentProcess:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def start(self) -> None:
-        """Start the process; it may not answer yet."""
-        command = [sys.executable, "-m", "edgectl_agent", "run", "--config", str(self.config)]
+    def start(self, code: str = "") -> None:
+        """Start the process, or `code` in its place; it may not answer yet."""
+        program = ["-c", code] if code else ["-m", "edgectl_agent"]
+        command = [sys.executable, *program, "run", "--config", str(self.config)]
         with (self.folder / "stderr").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
 
