@@ -99,6 +99,8 @@ class FakeNode:
     clock_ns: int = 0
     outbox: list[OutboxRecord] = field(default_factory=list)
     released: int = 0
+    log_id: str = ""
+    """Of the outbox; empty as from agents that do not tell."""
     calls: list[str] = field(default_factory=list)
     _spool: dict[str, bytes] = field(default_factory=dict)
 
@@ -108,7 +110,9 @@ class FakeNode:
         return Report(
             node=self.name, agent="0", boot="b", clock_ns=self.clock_ns, uptime_s=1.0, state="healthy",
             epoch=self.epoch, models=tuple(self.running.values()), quarantined=self.quarantined, trust=self.trust,
-            outbox=OutboxStatus(records=len(records), bytes=0, limit_bytes=1000, head_seq=len(self.outbox)),
+            outbox=OutboxStatus(
+                records=len(records), bytes=0, limit_bytes=1000, head_seq=len(self.outbox), log_id=self.log_id
+            ),
         )  # fmt: skip
 
     def have(self) -> frozenset[str]:
@@ -183,10 +187,13 @@ class FakeNode:
         del wait_s
         self._answer("alerts")
         records = tuple(r for r in self.outbox if r.seq > max(after, self.released))[:limit]
-        return AlertPage(node=self.name, records=records, next_after=records[-1].seq if records else after)
+        next_after = records[-1].seq if records else after
+        return AlertPage(node=self.name, records=records, next_after=next_after, log_id=self.log_id)
 
-    def release(self, through: int) -> None:
+    def release(self, through: int, log_id: str = "") -> None:
         self._answer("release")
+        if log_id not in ("", self.log_id):
+            raise RemoteRefused(f"{self.name} has another outbox than {log_id}", status=409)
         self.released = max(self.released, through)
 
     def close(self) -> None:

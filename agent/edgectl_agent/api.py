@@ -30,7 +30,7 @@ _MAX_BODY = 64 * 1024
 _MAX_WAIT_S = 60.0
 _MAX_PAGE = 1000
 _STOP_S = 2.0
-_STATUS = {"usage": 400, "beyond-head": 409, "unauthorized": 401, "oversized": 413}
+_STATUS = {"usage": 400, "beyond-head": 409, "another-log": 409, "unauthorized": 401, "oversized": 413}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -67,6 +67,7 @@ class _Release(msgspec.Struct, frozen=True):
     """Body of ``POST /v1/alerts/release``."""
 
     through: int
+    log_id: str = ""
 
 
 class Api:
@@ -139,8 +140,9 @@ class Api:
             except TimeoutError:
                 continue
         next_after = records[-1]["seq"] if records else after
-        lost = self._runtime.outbox.lost
-        return _json({"node": self._node, "records": records, "next_after": next_after, "lost": lost})
+        outbox = self._runtime.outbox
+        page = {"node": self._node, "records": records, "next_after": next_after}
+        return _json({**page, "lost": outbox.lost, "log_id": outbox.log_id})
 
     def _page(self, after: int, limit: int) -> list[dict[str, Any]]:
         head = self._runtime.outbox.status().head_seq
@@ -153,9 +155,9 @@ class Api:
         return [{"boot": r.boot, "seq": r.seq, "alert": msgspec.Raw(r.payload)} for r in found]
 
     async def _release(self, request: Request) -> Response:
-        through = (await _body(request, _Release)).through
-        await asyncio.to_thread(self._runtime.outbox.release, through)
-        return _json({"released": through})
+        asked = await _body(request, _Release)
+        await asyncio.to_thread(self._runtime.outbox.release, asked.through, asked.log_id)
+        return _json({"released": asked.through})
 
     async def _update(self, request: Request) -> Response:
         return _changed(await asyncio.to_thread(self._runtime.changes.update))

@@ -4,16 +4,19 @@ The promise: a record whose sequence is at most the value that `Outbox.commit` r
 itself fails, the loss is found at the next `open` (or `read`) and told as exact ranges of sequences in `lost`. Reading
 is at least once: a record stays readable until `release`.
 
-Files in the folder: ``<first sequence>.seg`` (see `core.segment`), ``head``, ``lost.json``, ``quarantine/``. A commit
-is one fsync of the group in its segment; then the head is written in place, and synced too unless that was done less
-than `_HEAD_LAG_NS` ago. So the head on disk never promises a record that is not there. It survives the death of the
-process in any case. After a power cut in a burst it may be a moment old: the records after it are found all the same,
-only damage to them in that very moment would pass for a torn group.
+Files in the folder: ``<first sequence>.seg`` (see `core.segment`), ``head``, ``id``, ``lost.json``, ``quarantine/``. A
+commit is one fsync of the group in its segment; then the head is written in place, and synced too unless that was done
+less than `_HEAD_LAG_NS` ago. So the head on disk never promises a record that is not there. It survives the death of
+the process in any case. After a power cut in a burst it may be a moment old: the records after it are found all the
+same, only damage to them in that very moment would pass for a torn group.
 
 A failed write or fsync is never repeated on the same file, because the kernel may have marked the lost pages as clean:
 the segment is cut back to what was acknowledged and left, and the next commit writes the group to a new one. The head
 is replaced as a whole after a failure. Records stay in memory, with the sequences that `append` gave, until a commit
 succeeds; a caller must not append them again.
+
+Sequences begin at 1 again if the folder is lost, so they belong to the log's random `log_id`. It changes as soon as
+sequences might be given twice: when the head is not intact. A consumer that knows another id reads from the beginning.
 
 It is not a queue for several consumers, and one process owns it (the agent's lock sees to that). Methods may be called
 from several threads.
@@ -157,6 +160,11 @@ class Outbox:
         """Every range of acknowledged sequences that storage ever damaged, released since or not."""
         return self._losses.ranges
 
+    @property
+    def log_id(self) -> str:
+        """Which log the sequences belong to; empty before `open`."""
+        return self._head_file.log_id
+
     # ── open ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(self) -> OpenReport:
@@ -175,6 +183,7 @@ class Outbox:
                 found = recover(firsts, lambda first: checked.read_damaged(self._path(first)), head, trusted)
             except OSError as e:
                 raise checked.storage_error(f"outbox {self._folder} cannot be opened", e) from e
+            self._head_file.identify(same_log=trusted)
             state: HeadState = "intact" if trusted else "damaged"
             if not pages:
                 state = "missing" if firsts else "new"
@@ -195,6 +204,7 @@ class Outbox:
             lambda: damaged.extend(self._isolate(found)),
             self._losses.save if new else lambda: None,
             lambda: self._open_head(keep_head),
+            self._head_file.name,
             self._cut_torn,
             self._drop_released,
             self._writable,
@@ -411,16 +421,22 @@ class Outbox:
                 self._lose(segment, number)
         return found, next_seq
 
-    def release(self, through: int) -> None:
+    def release(self, through: int, log_id: str = "") -> None:
         """The consumer has everything up to `through` durably; it is not read again, and whole segments are deleted.
 
-        Idempotent. Lower values than before change nothing.
+        Idempotent. Lower values than before change nothing. With a `log_id`, only this log is meant.
 
         Raises:
+            UsageError: `log_id` is another log's (``another-log``).
             UsageError: `through` was never acknowledged: the consumer knows another log than this one.
             StorageError: the disk refused; nothing is released.
         """
         with self._lock:
+            if log_id not in ("", self.log_id):
+                raise UsageError(
+                    f"cannot release records of the log {log_id}: this outbox is the log {self.log_id}",
+                    reason="another-log",
+                )
             if through > self._head.seq:
                 raise UsageError(
                     f"cannot release up to {through}: the outbox has acknowledged {self._head.seq}",
@@ -468,6 +484,7 @@ class Outbox:
                 head_seq=self._head.seq,
                 oldest_ns=oldest[0].written_ns if oldest else 0,
                 lost=size(self._losses.ranges),
+                log_id=self.log_id,
             )
 
     def close(self) -> None:

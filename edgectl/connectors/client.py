@@ -41,9 +41,10 @@ class NodeClient:
         path = f"/v1/alerts?after={after}&limit={limit}&wait={wait_s:g}"
         return self._decode(self._connector.request("GET", path, timeout_s=ANSWER_S + wait_s), AlertPage)
 
-    def release(self, through: int) -> None:
-        """The records up to `through` are stored durably here: the node may delete them."""
-        self._connector.request("POST", "/v1/alerts/release", msgspec.json.encode({"through": through}))
+    def release(self, through: int, log_id: str = "") -> None:
+        """The records up to `through` of the outbox `log_id` are stored durably here: the node may delete them."""
+        body = msgspec.json.encode({"through": through, "log_id": log_id})
+        self._connector.request("POST", "/v1/alerts/release", body)
 
     def have(self) -> frozenset[str]:
         """Digests of the bundles that the node has already."""

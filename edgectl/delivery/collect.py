@@ -75,6 +75,9 @@ def _pull(node: Node, name: str, store: Store, clock_ns: Callable[[], int], told
     position, count = _start(store.alerts.position(name), report), 0
     while True:
         page = node.alerts(position.after, PAGE, 0)
+        if page.log_id != position.log_id:  # begun anew since the report: what was asked for means another log
+            position = Position(node=name, log_id=page.log_id)
+            continue
         if not page.records and page.lost == position.lost:
             return count
         position = _reached(name, page)
@@ -83,18 +86,21 @@ def _pull(node: Node, name: str, store: Store, clock_ns: Callable[[], int], told
         for alert in changed:
             told(alert, committed_ns)
         count += len(changed)
-        node.release(position.after)
+        node.release(position.after, position.log_id)
         if not page.records:
             return count
 
 
 def _start(position: Position, report: Report) -> Position:
     """Where to read on: from the beginning if the node's outbox was begun anew since."""
-    return position if position.after <= report.outbox.head_seq else Position(node=position.node)
+    outbox = report.outbox
+    if position.log_id == outbox.log_id and position.after <= outbox.head_seq:
+        return position
+    return Position(node=position.node, log_id=outbox.log_id)
 
 
 def _reached(name: str, page: AlertPage) -> Position:
-    return Position(node=name, after=page.next_after, lost=page.lost)
+    return Position(node=name, after=page.next_after, lost=page.lost, log_id=page.log_id)
 
 
 @dataclass
@@ -226,6 +232,8 @@ class Follower:
         released_at, released = self._monotonic_s(), position.after
         while not self._stop.is_set() and (left := due - self._monotonic_s()) > 0:
             page = node.alerts(position.after, PAGE, min(left, LONGEST_POLL_S))
+            if page.log_id != position.log_id:  # begun anew: the next report says so, too
+                return position
             if page.records or page.lost != position.lost:
                 parcel = _Parcel(node=name, page=page)
                 self._parcels.put(parcel)
@@ -233,10 +241,10 @@ class Follower:
                     break
                 position = _reached(name, page)
             if position.after > released and self._monotonic_s() - released_at >= RELEASE_EVERY_S:
-                node.release(position.after)
+                node.release(position.after, position.log_id)
                 released_at, released = self._monotonic_s(), position.after
         if position.after > released:
-            node.release(position.after)
+            node.release(position.after, position.log_id)
         return position
 
     def _await(self, parcel: _Parcel) -> bool:

@@ -34,8 +34,8 @@ class Node(Protocol):
     def alerts(self, after: int = 0, limit: int = 500, wait_s: float = 0.0) -> AlertPage:
         """Acknowledged records after a position; waits up to `wait_s` for the first."""
 
-    def release(self, through: int) -> None:
-        """The records up to `through` are stored durably here: the node may delete them."""
+    def release(self, through: int, log_id: str = "") -> None:
+        """The records up to `through` of the outbox `log_id` are stored durably here: the node may delete them."""
 
     def close(self) -> None: ...
 

@@ -23,6 +23,8 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     after: int = 0
     lost: tuple[tuple[int, int], ...] = ()
+    log_id: str = ""
+    """Of the outbox that the sequences belong to."""
 
 
 class Alerts:
@@ -61,7 +63,7 @@ class Alerts:
         if row is None:
             return Position(node=node)
         lost = msgspec.json.decode(row["lost"], type=tuple[tuple[int, int], ...])
-        return Position(node=node, after=row["after_seq"], lost=lost)
+        return Position(node=node, after=row["after_seq"], lost=lost, log_id=row["log_id"])
 
     def positions(self) -> dict[str, Position]:
         """Every node whose outbox was read."""
@@ -133,7 +135,8 @@ def _bodies(connection: Connection, ids: Collection[str]) -> dict[str, Alert]:
 
 
 def _move(connection: Connection, position: Position) -> None:
-    values = {"after_seq": position.after, "lost": msgspec.json.encode(position.lost).decode()}
+    lost = msgspec.json.encode(position.lost).decode()
+    values = {"after_seq": position.after, "lost": lost, "log_id": position.log_id}
     change = update(positions).where(positions.c.node == position.node).values(**values)
     if connection.execute(change).rowcount == 0:
         connection.execute(insert(positions).values(node=position.node, **values))

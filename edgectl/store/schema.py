@@ -21,9 +21,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
-VERSION = 1
+VERSION = 2
 """Rises with every change of the tables; `MIGRATIONS` has the step from each older version."""
 
 metadata = MetaData()
@@ -83,6 +84,7 @@ positions = Table(  # how far each node's outbox was read, durably
     Column("node", String(63), primary_key=True),
     Column("after_seq", BigInteger, nullable=False),
     Column("lost", Text, nullable=False, default="[]"),
+    Column("log_id", String(64), nullable=False, server_default=""),  # the outbox that `after_seq` counts in
 )
 
 assignments = Table(  # every desired state that this operator signed
@@ -156,5 +158,11 @@ actions = Table(  # who did what with edgectl
 )
 
 Migration = Callable[[Connection], None]
-MIGRATIONS: dict[int, Migration] = {}
+
+
+def _add_log_id(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE positions ADD COLUMN log_id VARCHAR(64) DEFAULT '' NOT NULL"))
+
+
+MIGRATIONS: dict[int, Migration] = {1: _add_log_id}
 """Version → the step that turns it into the next one. Each runs in the transaction that also records the version."""

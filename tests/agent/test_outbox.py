@@ -152,6 +152,93 @@ def test_releasing_what_was_never_acknowledged_is_refused(folder: Path) -> None:
     assert_holds(outbox, [1, 2, 3])
 
 
+def test_the_log_keeps_its_id_until_it_is_begun_anew(folder: Path) -> None:
+    outbox = filled(folder, 4)
+    first = outbox.log_id
+    assert len(first) == 32
+    assert outbox.status().log_id == first
+    outbox.close()
+    again = opened(folder, boot="boot-2")
+    assert again.log_id == first
+    again.close()
+
+    shutil.rmtree(folder)
+    assert opened(folder).log_id != first
+
+
+@pytest.mark.parametrize("names", ["head", "id", "[!i]*"])
+def test_an_outbox_that_may_give_a_sequence_twice_or_lost_its_id_gets_a_new_one(folder: Path, names: str) -> None:
+    outbox = filled(folder, 4)
+    first = outbox.log_id
+    outbox.close()
+    for path in folder.glob(names):
+        path.unlink()
+    again = opened(folder)
+    second = again.log_id
+    assert second not in ("", first)
+    again.close()
+    assert opened(folder).log_id == second
+
+
+def test_a_new_log_takes_no_record_under_the_id_of_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = filled(folder, 4)
+    first = outbox.log_id
+    outbox.close()
+    for path in (*segments(folder), folder / "head"):
+        path.unlink()
+    real = os.replace
+
+    def replace(old: Path, new: Path) -> None:
+        if new.name == "id":
+            raise OSError(errno.EIO, "Input/output error")
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    again = Outbox(folder, boot="b", limit_bytes=MB)
+    assert again.open().failures
+    again.append(payload(1), 1)
+    with pytest.raises(StorageError, match="cannot write 1 records: Input/output error"):
+        again.commit()
+    monkeypatch.undo()
+    assert again.commit() == 1
+    second = again.log_id
+    again.close()
+    assert second != first
+    assert opened(folder).log_id == second
+
+
+def test_a_release_that_means_another_log_is_refused(folder: Path) -> None:
+    outbox = filled(folder, 4)
+    with pytest.raises(UsageError, match="this outbox is the log") as refusal:
+        outbox.release(2, "0" * 32)
+    assert refusal.value.reason == "another-log"
+    assert_holds(outbox, [1, 2, 3, 4])
+    outbox.release(2, outbox.log_id)
+    assert_holds(outbox, [3, 4])
+
+
+def test_death_before_any_file_operation_never_leaves_a_record_without_its_id(folder: Path) -> None:
+    def work() -> None:
+        outbox = opened(folder, boot="b")
+        outbox.append(payload(1), 1)
+        outbox.commit()
+        note = os.open(folder.parent / "ledger", os.O_WRONLY | os.O_CREAT)
+        os.write(note, outbox.log_id.encode())
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    count = operations(work)
+    for k in range(1, count + 2):
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder.parent / "ledger").write_text("")
+        die_at(k, work)
+        told = (folder.parent / "ledger").read_text()
+        had = (folder / "id").read_text().strip() if (folder / "head").exists() else ""
+        assert bool(had) == (folder / "head").exists()
+        outbox = opened(folder)
+        assert outbox.log_id == (told or had or outbox.log_id)
+        outbox.close()
+
+
 def test_a_full_outbox_takes_nothing_until_something_is_released(folder: Path) -> None:
     outbox = opened(folder, limit_bytes=8_000)
 
@@ -308,7 +395,8 @@ def test_death_before_any_file_operation_loses_nothing(folder: Path) -> None:
                 os.write(ledger, b"%d\n" % acknowledged)
         outbox.release(max(outbox.status().head_seq - 3, 0))
 
-    filled(folder, 4, segment_bytes=150).close()
+    begun = filled(folder, 4, segment_bytes=150)
+    begun.close()
     before = folder.with_name("before")
     folder.rename(before)
     shutil.copytree(before, folder)
@@ -325,6 +413,7 @@ def test_death_before_any_file_operation_loses_nothing(folder: Path) -> None:
         promised = int((folder.parent / "ledger").read_text().split()[-1])
         found = [r.seq for r in everything(outbox)]
         assert report.lost == ()
+        assert outbox.log_id == begun.log_id
         assert report.head_seq >= promised
         assert found in ([*range(n, report.head_seq + 1)] for n in (1, report.head_seq - 2))
         outbox.close()

@@ -247,23 +247,38 @@ def test_a_store_of_a_newer_edgectl_is_refused(store: Store, tmp_path: Path) -> 
     with sqlite3.connect(tmp_path / "deep" / "state.db") as raw:
         raw.execute("INSERT INTO schema_version VALUES (99, 0)")
     raw.close()
-    with pytest.raises(ConfigError, match=r"schema 99, this edgectl knows 1 → use the newer edgectl"):
+    with pytest.raises(ConfigError, match=rf"schema 99, this edgectl knows {schema.VERSION} → use the newer edgectl"):
         Store(URL, tmp_path).open()
 
 
 def test_an_older_store_is_brought_forward_in_one_transaction(tmp_path: Path) -> None:
     Store(URL, tmp_path).open().close()
-    steps = {1: lambda c: c.execute(text("ALTER TABLE actions ADD COLUMN extra TEXT")), 2: lambda c: 1 / 0}
-    newer = engine.Database(URL, tmp_path, steps, version=2)
+    now = schema.VERSION
+    steps = {now: lambda c: c.execute(text("ALTER TABLE actions ADD COLUMN extra TEXT")), now + 1: lambda c: 1 / 0}
+    newer = engine.Database(URL, tmp_path, steps, version=now + 1)
     newer.open()
     with newer.read() as connection:
         connection.execute(text("SELECT extra FROM actions"))
     newer.close()
-    broken = engine.Database(URL, tmp_path, steps, version=3)
+    broken = engine.Database(URL, tmp_path, steps, version=now + 2)
     with pytest.raises(ZeroDivisionError):
         broken.open()
     broken.close()
-    engine.Database(URL, tmp_path, steps, version=2).open()
+    engine.Database(URL, tmp_path, steps, version=now + 1).open()
+
+
+def test_positions_of_the_first_schema_are_of_an_unknown_outbox(tmp_path: Path) -> None:
+    Store(URL, tmp_path).open().close()
+    with sqlite3.connect(tmp_path / "deep" / "state.db") as raw:
+        raw.execute("ALTER TABLE positions DROP COLUMN log_id")
+        raw.execute("INSERT INTO positions (node, after_seq, lost) VALUES ('a', 4, '[[1, 2]]')")
+        raw.execute("UPDATE schema_version SET version = 1")
+    raw.close()
+    with Store(URL, tmp_path) as store:
+        assert store.alerts.position("a") == Position(node="a", after=4, lost=((1, 2),))
+        moved = Position(node="a", after=5, log_id="x" * 32)
+        store.alerts.save([], [moved, Position(node="b", after=1)], 1)
+        assert store.alerts.positions() == {"a": moved, "b": Position(node="b", after=1)}
 
 
 def test_another_database_is_not_mistaken_for_a_store(tmp_path: Path) -> None:

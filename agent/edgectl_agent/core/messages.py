@@ -175,6 +175,8 @@ class AlertPage(_Message, frozen=True, kw_only=True):
     next_after: int
     lost: tuple[tuple[int, int], ...] = ()
     """Inclusive ranges of sequence numbers that storage damaged."""
+    log_id: str = ""
+    """Random id of the outbox that the sequence numbers belong to; empty from agents that do not tell."""
 
 
 class ModelStatus(_Message, frozen=True, kw_only=True):
@@ -221,6 +223,8 @@ class OutboxStatus(_Message, frozen=True, kw_only=True):
     oldest_ns: int = 0
     lost: int = 0
     evicted: int = 0
+    log_id: str = ""
+    """As `AlertPage.log_id`."""
 
 
 class Quarantine(_Message, frozen=True, kw_only=True):
