@@ -6,6 +6,8 @@ import errno
 import os
 from pathlib import Path
 
+from edgectl_agent.durable import sync_folder
+
 from edgectl.core.errors import StorageError
 
 
@@ -37,8 +39,4 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
     except BaseException:  # Ctrl-C too leaves no litter
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

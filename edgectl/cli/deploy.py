@@ -38,7 +38,8 @@ def deploy(
 ) -> None:
     """Roll a signed model out. Without a canary's proof that it runs the new bundle, nobody else gets it."""
     from edgectl.core.phases import specification
-    from edgectl.delivery.deploy import Request, begin, parse_model
+    from edgectl.core.releases import parse_model
+    from edgectl.delivery.deploy import Request, begin
     from edgectl.delivery.deploy import resume as pick_up
 
     chosen = settings(ctx)

@@ -31,14 +31,6 @@ class Request:
     reason: str = ""
 
 
-def parse_model(text: str) -> tuple[str, str]:
-    """``NAME`` or ``NAME@VERSION`` → (name, version or empty). Raises `UsageError`."""
-    name, at, version = text.partition("@")
-    if not name or (at and not version):
-        raise UsageError(f"expected NAME or NAME@VERSION, found {text!r}")
-    return name, version
-
-
 def resolve(recipe: str, version: str, signed: Iterable[Release], trained: Mapping[str, Sequence[str]]) -> Release:
     """The release that is meant: the one of `version`, or the newest signed one.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from edgectl_agent.core.bundle import digest
 from edgectl_agent.core.messages import BundleRef, Release
+from edgectl_agent.durable import sync_folder
 
 from edgectl.core.errors import ConfigError, StorageError
 from edgectl.core.names import unknown
@@ -133,7 +134,7 @@ class DirectoryRegistry(Registry):
             for name, content in files.items():
                 _write_synced(partial / name, content)
             os.rename(partial, folder)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         except BaseException as e:
             if partial is not None:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -160,11 +161,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

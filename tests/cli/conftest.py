@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +27,3 @@ def shell(_initialised: Path, tmp_path: Path) -> Iterator[Shell]:
     yield Shell(folder)
     for base in (folder / ".edgectl" / "nodes").glob("*"):
         LocalConnector(base.name, base).stop(timeout_s=5)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", disk], check=True)

@@ -12,6 +12,7 @@ import pytest
 from edgectl_agent.core.messages import Assignment, Epoch, Placement
 
 from edgectl.core.errors import ConfigError, LockHeld, NothingMatched, StorageError, TrustError, UsageError
+from edgectl.core.releases import parse_model
 from edgectl.core.rollout import Entry, Plan, Progress, exit_code
 from edgectl.delivery import deploy, rollback
 from edgectl.delivery.interface import Detached
@@ -416,7 +417,7 @@ def test_an_unknown_model_or_version_names_the_closest() -> None:
     with pytest.raises(UsageError, match="it ships fp32"):
         deploy.choose(V1, "int8")
     with pytest.raises(UsageError, match="NAME@VERSION"):
-        deploy.parse_model("press@")
+        parse_model("press@")
 
 
 # ── rollback ────────────────────────────────────────────────────────────────────────────────────────────────────────

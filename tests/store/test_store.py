@@ -6,7 +6,6 @@ import itertools
 import multiprocessing
 import random
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -329,16 +328,6 @@ def test_a_store_that_another_process_holds_is_exit_code_50(
     finally:
         done.set()
         holder.join()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 def fill(store: Store) -> None:
