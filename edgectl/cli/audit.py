@@ -59,7 +59,7 @@ def judge(workspace: Workspace, fleet: Inventory, store: Store, now_ns: int, *, 
 def _ask(workspace: Workspace, fleet: Inventory, store: Store, forks: int) -> None:
     from edgectl.delivery.collect import collect
 
-    connect = wiring.connect(workspace, fleet)
+    connect = wiring.connect(workspace, fleet, store)
     collect(fleet.names, connect=connect, store=store, forks=forks, clock_ns=time.time_ns)
 
 

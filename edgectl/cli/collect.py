@@ -37,7 +37,7 @@ def collect(
             return
         from edgectl.delivery.collect import collect as once
 
-        connect = wiring.connect(workspace, fleet)
+        connect = wiring.connect(workspace, fleet, store)
         done = once(names, connect=connect, store=store, forks=forks, clock_ns=time.time_ns, told=told)
         columns = (Column("NODE", "node"), Column("ALERTS", "alerts", right=True), Column("ERROR", "error"))
         if output is not Format.JSONL:
@@ -71,7 +71,7 @@ def _follow(workspace: Workspace, fleet: Inventory, store: Store, names: tuple[s
         signal.signal(number, lambda *_: stop.set())
     follower = Follower(
         {name: fleet.node(name).report_every_ns / 1e9 for name in names},
-        connect=wiring.connect(workspace, fleet),
+        connect=wiring.connect(workspace, fleet, store),
         store=store,
         clock_ns=time.time_ns,
         monotonic_s=time.monotonic,

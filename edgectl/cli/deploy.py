@@ -98,7 +98,7 @@ def _plan(
     none = f"no node of fleet.yaml has {request.recipe} under its models"
     seed = f"{release.recipe}@{release.version}"
     nodes = rolling.choose(fleet, store, able, none, select=select, limit=limit, exclude=exclude, seed=seed)
-    connect = wiring.connect(workspace, fleet)
+    connect = wiring.connect(workspace, fleet, store)
     keep = None if dry_run else store
     reports = reports_of(survey(nodes, connect=connect, store=keep, forks=forks, clock_ns=time.time_ns))
     current = repository.assignment()

@@ -76,7 +76,7 @@ def tools(
     return Tools(
         store=store,
         repository=repository,
-        connect=wiring.connect(workspace, fleet),
+        connect=wiring.connect(workspace, fleet, store),
         fleet=fleet.fleet,
         operator=who,
         clock_ns=time.time_ns,

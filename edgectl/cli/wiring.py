@@ -17,10 +17,11 @@ from edgectl.core.errors import ConfigError
 from edgectl.workspace import Workspace
 
 if TYPE_CHECKING:
+    from edgectl.connectors import Context
     from edgectl.connectors.client import NodeClient
     from edgectl.connectors.interface import Connector
     from edgectl.inventory.agent_config import Columns
-    from edgectl.inventory.types import Inventory, Node
+    from edgectl.inventory.types import Inventory, Node, SecretRef
     from edgectl.registry.directory import DirectoryRegistry
     from edgectl.store.store import Store
     from edgectl.trust.keys import KeyStore, Role
@@ -72,24 +73,41 @@ def store(workspace: Workspace, fleet: Inventory) -> Store:
     return Store(fleet.store_url, workspace.root)
 
 
-def connector(workspace: Workspace, node: Node) -> Connector:
-    """How `node` is reached; no connection is made yet."""
+def secret(workspace: Workspace) -> Callable[[SecretRef], str]:
+    """Fetches what fleet.yaml keeps by reference. Raises `ConfigError`."""
+    from edgectl.secrets import fetch
+
+    return lambda ref: fetch(ref, workspace.root)
+
+
+def context(workspace: Workspace, fleet: Inventory, store: Store | None = None) -> Context:
+    """What connectors may need beside a node's settings; `store` is open already."""
+    from edgectl.connectors import Context
+
+    return Context(workspace=workspace, fleet=fleet, secret=secret(workspace), store=store)
+
+
+def connecting(workspace: Workspace, fleet: Inventory, store: Store | None = None) -> Callable[[Node], Connector]:
+    """How any node of the fleet is reached; no connection is made yet."""
     from edgectl.connectors import CONNECTORS
 
-    return CONNECTORS[node.via](node.name, workspace.node(node.name))
+    given = context(workspace, fleet, store)
+    return lambda node: CONNECTORS[node.via](node, given)
 
 
-def connecting(workspace: Workspace) -> Callable[[Node], Connector]:
-    """`connector` for any node of the workspace."""
-    return lambda node: connector(workspace, node)
+def connector(workspace: Workspace, fleet: Inventory, node: Node, store: Store | None = None) -> Connector:
+    """How `node` is reached; no connection is made yet."""
+    return connecting(workspace, fleet, store)(node)
 
 
-def connect(workspace: Workspace, fleet: Inventory) -> Callable[[str], NodeClient]:
+def connect(workspace: Workspace, fleet: Inventory, store: Store | None = None) -> Callable[[str], NodeClient]:
     """Name of a node → typed calls to its agent (`edgectl.delivery.interface.Connect`)."""
     from edgectl.connectors.client import NodeClient
 
+    reach = connecting(workspace, fleet, store)
+
     def to(name: str) -> NodeClient:
-        return NodeClient(name, connector(workspace, fleet.node(name)))
+        return NodeClient(name, reach(fleet.node(name)))
 
     return to
 

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgectl.connectors.interface import Connector
-from edgectl.connectors.local import LocalConnector
+from edgectl.inventory.types import Inventory, Node, SecretRef
+from edgectl.workspace import Workspace
 
-CONNECTORS: dict[str, Callable[[str, Path], Connector]] = {"local": LocalConnector}
-"""``connect.via`` → connector of (node's name, its folder in the workspace)."""
+if TYPE_CHECKING:
+    from edgectl.store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a connector may need beside its node's settings."""
+
+    workspace: Workspace
+    fleet: Inventory
+    secret: Callable[[SecretRef], str]
+    """Fetches a secret when it is needed. Raises `ConfigError`."""
+    store: Store | None = None
+    """The open store, where the command has one: nodes that pull leave their reports and answers there."""
+
+
+def _local(node: Node, context: Context) -> Connector:
+    from edgectl.connectors.local import LocalConnector
+
+    return LocalConnector(node.name, context.workspace.node(node.name))
+
+
+CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {"local": _local}
+"""``connect.via`` → connector; making one does no I/O."""

@@ -16,6 +16,9 @@ from edgectl_agent.core.units import duration_ns, size_bytes
 from edgectl.core.errors import ConfigError
 from edgectl.core.names import closest
 from edgectl.inventory.types import (
+    AgentEntry,
+    AgentSettings,
+    Connect,
     ConnectEntry,
     FleetFile,
     HostMetricsEntry,
@@ -33,7 +36,8 @@ T = TypeVar("T")
 
 BUILT_IN = Layer(
     tier="far-edge",
-    connect=ConnectEntry(via="local"),
+    connect=ConnectEntry(via="local", every="15m"),
+    agent=AgentEntry(version="", packages="auto"),
     report=ReportEntry(every="60s", silent_after="5m"),
     limits=LimitsEntry(memory="200M", cpu="100%", outbox="200M", streams=2000),
 )
@@ -83,7 +87,7 @@ def _node(key: str, entry: NodeEntry, file: FleetFile) -> Node:
             if value is not None:
                 origins[path] = origin
                 return value
-        raise AssertionError(path)  # BUILT_IN has every setting
+        return None
 
     origins.update({f"labels.{key}": f"site {entry.site}" for key in site.labels if key not in entry.labels})
     limits = {name: setting(f"limits.{name}") for name in LimitsEntry.__struct_fields__}
@@ -92,7 +96,20 @@ def _node(key: str, entry: NodeEntry, file: FleetFile) -> Node:
         site=entry.site,
         tier=setting("tier"),
         labels={**site.labels, **entry.labels},
-        via=setting("connect.via"),
+        connect=Connect(
+            via=setting("connect.via"),
+            host=setting("connect.host") or entry.name,
+            port=setting("connect.port") or 0,
+            user=setting("connect.user") or "",
+            jump=setting("connect.jump") or "",
+            key=setting("connect.key") or "",
+            key_passphrase=setting("connect.key_passphrase"),
+            sudo_password=setting("connect.sudo_password"),
+            url=setting("connect.url") or "",
+            token=setting("connect.token"),
+            every_ns=duration_ns(setting("connect.every")),
+        ),
+        agent=AgentSettings(version=setting("agent.version"), packages=setting("agent.packages")),
         report_every_ns=duration_ns(setting("report.every")),
         silent_after_ns=duration_ns(setting("report.silent_after")),
         limits=msgspec.convert(limits, Limits),
@@ -117,6 +134,7 @@ def _site(key: str, entry: NodeEntry, file: FleetFile) -> SiteEntry:
 
 def _check_layer(key: str, layer: Layer) -> None:
     report, limits = layer.report or ReportEntry(), layer.limits or LimitsEntry()
+    _at(f"{key}.connect.every", duration_ns, (layer.connect or ConnectEntry()).every)
     _at(f"{key}.report.every", duration_ns, report.every)
     _at(f"{key}.report.silent_after", duration_ns, report.silent_after)
     _at(f"{key}.limits.memory", size_bytes, limits.memory)

@@ -68,10 +68,51 @@ class HostMetricsEntry(_Strict, frozen=True, kw_only=True, tag_field="type", tag
 SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry
 
 
+class SecretRef(_Strict, frozen=True, kw_only=True):
+    """Where a secret is kept; the secret itself never stands in fleet.yaml. Exactly one of the three is said."""
+
+    env: str = ""
+    """Name of an environment variable of the operator."""
+    file: str = ""
+    """Its first line is the secret; relative to fleet.yaml."""
+    command: tuple[str, ...] = ()
+    """Run without a shell; the first line of its output is the secret."""
+
+    def __post_init__(self) -> None:
+        said = [name for name in ("env", "file", "command") if getattr(self, name)]
+        if len(said) != 1:
+            raise ValueError(f"expected one of env, file and command, found {' and '.join(said) or 'none'}")
+
+
 class ConnectEntry(_Strict, frozen=True, kw_only=True):
-    """How a node is reached."""
+    """How a node is reached. What is left out for SSH comes from ``~/.ssh/config``."""
 
     via: Via | None = None
+    host: str | None = None
+    """Default: the node's name."""
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    user: str | None = None
+    jump: str | None = None
+    """``[user@]host[:port]``, several separated by commas, the first hop first."""
+    key: str | None = None
+    """SSH private key file, relative to fleet.yaml; else the ssh-agent and ``~/.ssh/config``."""
+    key_passphrase: SecretRef | None = None
+    sudo_password: SecretRef | None = None
+    url: str | None = None
+    """``http``: where the control API listens, ``https://host:8710``."""
+    token: SecretRef | None = None
+    """``http`` over loopback or a tunnel: a bearer token in place of a client certificate."""
+    every: str | None = None
+    """``pull``: how often the node asks."""
+
+
+class AgentEntry(_Strict, frozen=True, kw_only=True):
+    """Which agent a node runs and where its packages come from."""
+
+    version: str | None = None
+    """Exact, or a pattern such as ``1.4.*``; default: that of this edgectl."""
+    packages: Literal["auto", "index", "wheelhouse"] | None = None
+    """``auto``: an uploaded wheelhouse if one fits the node, else the node's own package index."""
 
 
 class ReportEntry(_Strict, frozen=True, kw_only=True):
@@ -95,6 +136,7 @@ class Layer(_Strict, frozen=True, kw_only=True):
 
     tier: Tier | None = None
     connect: ConnectEntry | None = None
+    agent: AgentEntry | None = None
     report: ReportEntry | None = None
     limits: LimitsEntry | None = None
 
@@ -142,6 +184,31 @@ class FleetFile(_Strict, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Connect:
+    """How one node is reached, settled; fields as in `ConnectEntry`, empty where nothing was said."""
+
+    via: Via
+    host: str
+    port: int = 0
+    user: str = ""
+    jump: str = ""
+    key: str = ""
+    key_passphrase: SecretRef | None = None
+    sudo_password: SecretRef | None = None
+    url: str = ""
+    token: SecretRef | None = None
+    every_ns: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """As `AgentEntry`, settled; an empty version means that of this edgectl."""
+
+    version: str
+    packages: Literal["auto", "index", "wheelhouse"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Node:
     """One node with all its settings."""
 
@@ -149,7 +216,8 @@ class Node:
     site: str
     tier: Tier
     labels: Mapping[str, str]
-    via: Via
+    connect: Connect
+    agent: AgentSettings
     report_every_ns: int
     silent_after_ns: int
     limits: Limits
@@ -158,6 +226,10 @@ class Node:
     actions: tuple[LogAction, ...]
     origins: Mapping[str, str] = field(default_factory=dict)
     """Setting (``report.every``) → where it was said: ``node``, ``site lyon``, ``defaults`` or ``built in``."""
+
+    @property
+    def via(self) -> Via:
+        return self.connect.via
 
     @property
     def fields(self) -> dict[str, tuple[str, ...]]:

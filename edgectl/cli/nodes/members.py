@@ -1,4 +1,4 @@
-"""`edgectl nodes`: who is in the fleet."""
+"""Who is in the fleet: add, list, show, start, stop, restart, remove."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgectl.cli import wiring
+from edgectl.cli.nodes.app import Name, app
 from edgectl.cli.output import (
     Column,
     Format,
@@ -20,23 +21,9 @@ from edgectl.cli.output import (
     note,
     settings,
 )
-from edgectl.core.errors import EdgeError
 
 if TYPE_CHECKING:
     from edgectl.inventory.types import Node
-
-app = typer.Typer(add_completion=False, no_args_is_help=True)
-
-
-def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Node names for the shell; it must never fail at the prompt."""
-    try:
-        return [name for name in wiring.inventory(settings(ctx).workspace).names if name.startswith(incomplete)]
-    except EdgeError:
-        return []
-
-
-Name = Annotated[str, typer.Argument(help="The node's name.", autocompletion=_complete)]
 
 
 @app.command()
@@ -69,10 +56,12 @@ def add(
     }
     entry = {"name": name} | {key: value for key, value in parts.items() if value}
     with workspace.lock(f"nodes add {name}"):
-        root = wiring.repository(workspace, wiring.inventory(workspace)).root_bytes()
-        node = provision.add(entry, workspace, wiring.columns(workspace), root, wiring.connecting(workspace))
+        fleet = wiring.inventory(workspace)
+        root = wiring.repository(workspace, fleet).root_bytes()
+        reach = wiring.connecting(workspace, fleet)
+        node = provision.add(entry, workspace, wiring.columns(workspace), root, reach)
         if not no_start:
-            wiring.connector(workspace, node).start()
+            reach(node).start()
     note(f"{name} is in the fleet{'' if no_start else ' and runs'}")
 
 
@@ -126,9 +115,10 @@ def start(ctx: typer.Context, name: Name) -> None:
 def stop(ctx: typer.Context, name: Name) -> None:
     """End a node's agent; what it has stored stays."""
     workspace = settings(ctx).workspace
-    node = wiring.inventory(workspace).node(name)
+    fleet = wiring.inventory(workspace)
+    node = fleet.node(name)
     with workspace.lock(f"nodes stop {name}"):
-        wiring.connector(workspace, node).stop()
+        wiring.connector(workspace, fleet, node).stop()
     note(f"{name} is stopped")
 
 
@@ -157,7 +147,7 @@ def remove(
     if not confirm(f"Remove node {name} and its files{lost}?", yes=yes, settings=said):
         return note("nothing was removed")
     with workspace.lock(f"nodes remove {name}"):
-        provision.remove(node, workspace, wiring.connector(workspace, node), keep_data)
+        provision.remove(node, workspace, wiring.connector(workspace, fleet, node), keep_data)
         with wiring.store(workspace, fleet) as store:
             store.nodes.forget(name)
     return note(f"{name} is removed")
@@ -173,4 +163,4 @@ def _place(said: Settings, name: str, verb: str, stop: bool) -> bool:
     with workspace.lock(f"nodes {verb} {name}"):
         root = wiring.repository(workspace, fleet).root_bytes()
         files = provision.files(node, workspace, wiring.columns(workspace), root)
-        return provision.run(wiring.connector(workspace, node), files, restart=stop)
+        return provision.run(wiring.connector(workspace, fleet, node), files, restart=stop)

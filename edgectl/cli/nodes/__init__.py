@@ -1,0 +1,8 @@
+"""`edgectl nodes`: a file per group of verbs; importing one registers its verbs, in the order of ``--help``."""
+
+from __future__ import annotations
+
+from edgectl.cli.nodes import members
+from edgectl.cli.nodes.app import app
+
+__all__ = ["app", "members"]
