@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from edgectl.core.records import NodeRecord
 from edgectl.store.engine import Database
-from edgectl.store.schema import nodes, positions, reports
+from edgectl.store.schema import credentials, nodes, orders, positions, reports
 
 HISTORY = 20
 """Reports kept per node."""
@@ -21,7 +21,11 @@ class Nodes:
         self._database = database
 
     def save(self, report: Report, now_ns: int, *, skew_ns: int | None = None) -> None:
-        """Keep `report`, received at `now_ns`; `skew_ns` is the node's clock minus ours (default: at arrival)."""
+        """Keep `report`, received at `now_ns`; `skew_ns` is the node's clock minus ours (default: at arrival).
+
+        The very same report again, as when a page was sent twice or a stored report was looked at once more, is no
+        fresh one: it stays as old as it is.
+        """
         body = msgspec.json.encode(report).decode()
         skew = report.clock_ns - now_ns if skew_ns is None else skew_ns
         values = {
@@ -29,6 +33,9 @@ class Nodes:
             "error": "",
         }  # fmt: skip
         with self._database.write() as connection:
+            if connection.scalar(select(nodes.c.report).where(nodes.c.node == report.node)) == body:
+                _put(connection, report.node, {"attempted_ns": now_ns, "failing_since_ns": 0, "error": ""})
+                return
             _put(connection, report.node, values)
             same = reports.c.node == report.node
             connection.execute(delete(reports).where(same, reports.c.received_ns == now_ns))
@@ -58,7 +65,7 @@ class Nodes:
     def forget(self, node: str) -> None:
         """Drop what belongs to a node that left the fleet; its alerts stay."""
         with self._database.write() as connection:
-            for table in (nodes, reports, positions):
+            for table in (nodes, reports, positions, orders, credentials):
                 connection.execute(delete(table).where(table.c.node == node))
 
 

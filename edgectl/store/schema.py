@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-VERSION = 2
+VERSION = 3
 """Rises with every change of the tables; `MIGRATIONS` has the step from each older version."""
 
 metadata = MetaData()
@@ -157,6 +157,46 @@ actions = Table(  # who did what with edgectl
     Column("detail", Text, nullable=False),
 )
 
+orders = Table(  # calls of a node's control API that wait for the node's next sync, and their answers
+    "orders",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("node", String(63), nullable=False),
+    Column("method", String(8), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),  # not handed out at or after this time
+    Column("taken_ns", BigInteger, nullable=False, default=0),  # first handed out; 0: not yet
+    Column("answered_ns", BigInteger, nullable=False, default=0),  # 0: not yet
+    Column("status", Integer, nullable=False, default=0),  # HTTP status of the answer
+    Column("answer", Text, nullable=False, default=""),
+    Index("orders_by_node", "node", "answered_ns"),
+)
+
+credentials = Table(  # the tokens with which nodes report; only their digests are here
+    "credentials",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("node", String(63), nullable=False),
+    Column("issued_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False, default=0),  # 0: never
+    Column("revoked_ns", BigInteger, nullable=False, default=0),  # 0: in force
+    Index("credentials_by_node", "node"),
+)
+
+invites = Table(  # with which nodes that nobody knows yet may enrol; only the tokens' digests are here
+    "invites",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("site", String(63), nullable=False),
+    Column("count", Integer, nullable=False),  # nodes that may use it
+    Column("used", Integer, nullable=False, default=0),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Column("settings", Text, nullable=False, default="{}"),  # labels, profiles … of the nodes to come
+)
+
 Migration = Callable[[Connection], None]
 
 
@@ -164,5 +204,9 @@ def _add_log_id(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE positions ADD COLUMN log_id VARCHAR(64) DEFAULT '' NOT NULL"))
 
 
-MIGRATIONS: dict[int, Migration] = {1: _add_log_id}
+def _add_pull(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[orders, credentials, invites])
+
+
+MIGRATIONS: dict[int, Migration] = {1: _add_log_id, 2: _add_pull}
 """Version → the step that turns it into the next one. Each runs in the transaction that also records the version."""

@@ -15,9 +15,12 @@ from pathlib import Path
 from types import TracebackType
 
 from edgectl.store.alerts import Alerts
+from edgectl.store.credentials import Credentials
 from edgectl.store.engine import Database
 from edgectl.store.findings import Findings
+from edgectl.store.invites import Invites
 from edgectl.store.nodes import Nodes
+from edgectl.store.orders import Orders
 from edgectl.store.rollouts import Rollouts
 
 
@@ -30,6 +33,9 @@ class Store:
         self.alerts = Alerts(self._database)
         self.rollouts = Rollouts(self._database)
         self.findings = Findings(self._database)
+        self.orders = Orders(self._database)
+        self.credentials = Credentials(self._database)
+        self.invites = Invites(self._database)
 
     def open(self) -> Store:
         """Connect and bring the tables up to date. Raises as `Database.open`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import multiprocessing
 import random
@@ -148,9 +149,19 @@ def test_a_failure_keeps_the_last_report_and_remembers_since_when(store: Store) 
     assert (store.nodes.all()["a"].error, store.nodes.all()["a"].failing_since_ns) == ("", 0)
 
 
+def test_the_same_report_again_is_as_old_as_it_was(store: Store) -> None:
+    store.nodes.save(report(clock_ns=130), 100)
+    store.nodes.save_failure("a", "no answer", 150)
+    store.nodes.save(report(clock_ns=130), 200)
+    found = store.nodes.all()["a"]
+    assert (found.received_ns, found.skew_ns, found.attempted_ns, found.error) == (100, 30, 200, "")
+    store.nodes.save(report(clock_ns=131), 300)
+    assert store.nodes.all()["a"].received_ns == 300
+
+
 def test_the_history_of_reports_is_short_and_forgotten_with_the_node(store: Store, tmp_path: Path) -> None:
     for i in range(HISTORY + 5):
-        store.nodes.save(report(), i + 1)
+        store.nodes.save(report(clock_ns=i), i + 1)
     with sqlite3.connect(tmp_path / "deep" / "state.db") as raw:
         assert raw.execute("SELECT count(*), min(received_ns) FROM reports").fetchone() == (HISTORY, 6)
     raw.close()
@@ -278,6 +289,27 @@ def test_positions_of_the_first_schema_are_of_an_unknown_outbox(tmp_path: Path) 
         moved = Position(node="a", after=5, log_id="x" * 32)
         store.alerts.save([], [moved, Position(node="b", after=1)], 1)
         assert store.alerts.positions() == {"a": moved, "b": Position(node="b", after=1)}
+
+
+def test_a_store_that_the_second_schema_wrote_keeps_all_that_it_held(tmp_path: Path) -> None:
+    (tmp_path / "s.db").write_bytes(gzip.decompress((Path(__file__).parent / "stores" / "v2.db.gz").read_bytes()))
+    for _ in range(2):
+        with Store("sqlite:///s.db", tmp_path) as store:
+            assert {name: r.error for name, r in store.nodes.all().items()} == {"a": "", "b": "no answer"}
+            assert len(store.alerts.find()) == 2
+            assert store.alerts.position("a") == Position(node="a", after=2, lost=((1, 1),), log_id="x" * 32)
+            assert [r.name for r in store.rollouts.all()] == ["r-1"]
+            assert [f.kind for f in store.findings.standing()] == ["x"]
+            assert (store.orders.waiting("a", 0), store.credentials.of("a"), store.invites.all()) == ((), (), ())
+    with Store("sqlite:///s.db", tmp_path) as store:
+        made = store.orders.put("a", "GET", "/v1/status", "", 1, 9)
+        assert store.orders.get(made.id) == made
+    with sqlite3.connect(tmp_path / "s.db") as raw, sqlite3.connect(tmp_path / "new.db") as new:
+        Store("sqlite:///new.db", tmp_path).open().close()
+        of = "SELECT name FROM sqlite_master WHERE name LIKE 'orders%' OR name LIKE 'cred%' OR name LIKE 'inv%'"
+        assert set(raw.execute(of)) == set(new.execute(of)), "brought forward or new: the same tables and indices"
+    raw.close()
+    new.close()
 
 
 def test_another_database_is_not_mistaken_for_a_store(tmp_path: Path) -> None:
