@@ -12,9 +12,10 @@ from edgectl.files import write_file
 from edgectl.inventory.reading import load, parse
 from edgectl.inventory.types import Inventory
 from edgectl.store.store import Store
+from edgectl.trust.authority import Authority
 from edgectl.trust.keys import KeyStore
 from edgectl.trust.repository import Repository
-from edgectl.workspace import Workspace
+from edgectl.workspace import Workspace, operator
 
 FLEET = """\
 # The fleet. `edgectl help fleet.yaml` prints an example with every key explained.
@@ -68,7 +69,16 @@ def _steps(workspace: Workspace, name: str, passphrase: Callable[[], str | None]
         fleet = parse(text)
     if _ignore(workspace):
         yield ".gitignore"
-    yield from _trust(workspace, fleet, passphrase, now)
+    asked: list[str | None] = []
+
+    def once() -> str | None:
+        """Asks a person at most one time."""
+        if not asked:
+            asked.append(passphrase())
+        return asked[0]
+
+    yield from _trust(workspace, fleet, once, now)
+    yield from _certificates(workspace, fleet, once, now)
     with Store(fleet.store_url, workspace.root):
         pass
     if not workspace.fleet_file.exists():  # last: its presence says that the workspace is complete
@@ -88,6 +98,20 @@ def _trust(
         yield f"signing keys in {workspace.keys.relative_to(workspace.root)}{', with a passphrase' if secret else ''}"
     if repository.create(now, secret):
         yield f"signed repository in {fleet.repository_dir}"
+
+
+def _certificates(
+    workspace: Workspace, fleet: Inventory, passphrase: Callable[[], str | None], now: datetime
+) -> Iterator[str]:
+    """The fleet's certificate authority, and this operator's certificate; one that is due is renewed."""
+    authority = Authority(workspace.keys, workspace.certificates, fleet.fleet)
+    if not authority.exists():
+        authority.create(passphrase(), now)
+        authority.renew_operator(operator(), passphrase() if authority.locked() else None, now)
+        yield "certificate authority of the fleet, and your client certificate"
+    elif authority.lives()["operator"].due(now):
+        authority.renew_operator(operator(), passphrase() if authority.locked() else None, now)
+        yield "your client certificate, renewed"
 
 
 def _ignore(workspace: Workspace) -> bool:

@@ -2,7 +2,7 @@
 
 ```
 fleet.yaml   models/NAME/recipe.yaml   repo/ (TUF)
-.edgectl/    keys/  state.db  registry/  nodes/NAME/  lock  crash/
+.edgectl/    keys/  certificates/  state.db  registry/  nodes/NAME/  lock  crash/
 ```
 It knows paths and the lock, and nothing about what the files hold.
 """
@@ -44,6 +44,11 @@ class Workspace:
     @property
     def keys(self) -> Path:
         return self.private / "keys"
+
+    @property
+    def certificates(self) -> Path:
+        """The newest certificate of each node."""
+        return self.private / "certificates"
 
     @property
     def registry(self) -> Path:

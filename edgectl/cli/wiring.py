@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgectl.inventory.types import Inventory, Node, SecretRef
     from edgectl.registry.directory import DirectoryRegistry
     from edgectl.store.store import Store
+    from edgectl.trust.authority import Authority
     from edgectl.trust.keys import KeyStore, Role
     from edgectl.trust.repository import Repository
 
@@ -57,6 +58,13 @@ def repository(workspace: Workspace, fleet: Inventory, store: KeyStore | None = 
     from edgectl.trust.repository import Repository
 
     return Repository(workspace.resolve(fleet.repository_dir), store or keys(workspace))
+
+
+def authority(workspace: Workspace, fleet: Inventory) -> Authority:
+    """The fleet's own certificate authority; nothing is read yet."""
+    from edgectl.trust.authority import Authority
+
+    return Authority(workspace.keys, workspace.certificates, fleet.fleet)
 
 
 def registry(workspace: Workspace) -> DirectoryRegistry:

@@ -22,6 +22,7 @@ __all__ = [
     "ExpiredError",
     "LockHeld",
     "NodeUnreachable",
+    "NodeUntrusted",
     "NothingMatched",
     "RemoteRefused",
     "StorageError",
@@ -42,8 +43,8 @@ EXIT_CODES: dict[int, str] = {
     30: "some nodes failed",
     31: "some nodes unreachable",
     32: "some nodes silent after activation",
-    40: "trust: signature, digest or admission",
-    41: "signed metadata expired",
+    40: "trust: signature, digest, certificate, host key or admission",
+    41: "signed metadata or a certificate expired",
     42: "attack refused (rollback, mix-and-match, not permitted)",
     50: "lock or epoch held by another operator",
     75: "temporary failure, retry",
@@ -67,6 +68,20 @@ class NodeUnreachable(EdgeError):
     """No answer from a node."""
 
     exit_code, reason = 31, "unreachable"
+
+
+class NodeUntrusted(NodeUnreachable):
+    """Something answered and did not prove to be the node, or the node does not accept who asks.
+
+    Nothing was sent to it, so a rollout treats the node as unreachable; `exit_code` is 41 for what has expired.
+    """
+
+    exit_code, reason = 40, "untrusted"
+
+    def __init__(self, message: str, *, hint: str | None = None, expired: bool = False) -> None:
+        super().__init__(message, reason="expired" if expired else None, hint=hint)
+        if expired:
+            self.exit_code = ExpiredError.exit_code
 
 
 class RemoteRefused(EdgeError):
