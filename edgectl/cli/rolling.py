@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgectl.cli import wiring
+from edgectl.cli import publishing, wiring
 from edgectl.cli.output import Column, Format, Settings, aligned, confirm, emit_one, note
 from edgectl.core.errors import NothingMatched, TrustError
 from edgectl.workspace import Workspace, operator
@@ -83,6 +83,7 @@ def tools(
         monotonic_s=time.monotonic,
         forks=forks,
         watch=_tell,
+        signed=publishing.after_signing(workspace, fleet),
     )
 
 

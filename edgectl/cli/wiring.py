@@ -143,7 +143,7 @@ def passphrase(file: Path | None, settings: Settings, locked: bool) -> str | Non
     import os
 
     if file is not None:
-        return _from(file)
+        return first_line(file, "passphrase")
     found = os.environ.get("EDGECTL_PASSPHRASE")
     if not found and locked and interactive(settings):
         found = typer.prompt("Passphrase of the signing keys", hide_input=True, err=True)
@@ -170,11 +170,12 @@ def new_passphrase(file: Path | None, settings: Settings) -> str | None:
     return found or None
 
 
-def _from(file: Path) -> str:
+def first_line(file: Path, what: str) -> str:
+    """The secret in `file`. Raises `ConfigError`."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"passphrase file {file} cannot be read: {getattr(e, 'strerror', e)}") from e
+        raise ConfigError(f"{what} file {file} cannot be read: {getattr(e, 'strerror', e)}") from e
     if not lines or not lines[0]:
-        raise ConfigError(f"passphrase file {file}: expected the passphrase on its first line, found nothing")
+        raise ConfigError(f"{what} file {file}: expected the {what} on its first line, found nothing")
     return lines[0]

@@ -44,6 +44,8 @@ class Tools:
     forks: int = 8
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = lambda entry, progress: None
+    signed: Callable[[tuple[str, ...]], None] = lambda nodes: None
+    """Called with the nodes of a phase when its assignment is signed, also again after an interruption."""
 
 
 class Runner:
@@ -138,6 +140,7 @@ class Runner:
         rollouts = self._tools.store.rollouts
         rollouts.signed(current, digest, self._record.number, self._plan.reason, self._tools.clock_ns())
         self._orders = None
+        self._tools.signed(nodes)
         self._journal("assigned", epoch=current.epoch.number)
 
     def _is_signed(self, current: Assignment, wanted: tuple[Placement, ...]) -> bool:

@@ -67,6 +67,8 @@ def settle(file: FleetFile) -> Inventory:
         store_url=file.store,
         repository_dir=file.repository.dir,
         repository_url=file.repository.url,
+        repository_publish=file.repository.publish,
+        repository_publish_token=file.repository.publish_token,
         time_zone=file.time_zone,
         nodes=tuple(nodes.values()),
     )

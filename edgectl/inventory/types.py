@@ -164,6 +164,10 @@ class RepositoryEntry(_Strict, frozen=True, kw_only=True):
 
     dir: str = "./repo"
     url: str = ""
+    publish: str = ""
+    """Where `edgectl repo publish` puts it: a folder or a URL that takes ``PUT``. Every signature is published at once
+    where this is said."""
+    publish_token: SecretRef | None = None
 
 
 class FleetFile(_Strict, frozen=True, kw_only=True):
@@ -251,6 +255,8 @@ class Inventory:
     store_url: str
     repository_dir: str
     repository_url: str
+    repository_publish: str = ""
+    repository_publish_token: SecretRef | None = None
     time_zone: str
     nodes: tuple[Node, ...]
 

@@ -6,6 +6,7 @@ import itertools
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,30 @@ def test_a_deployment_reaches_every_node_canary_first(world: World) -> None:
     assert confirmed[0] == world.canary()
     passed = [entry.event for entry in world.seen if not entry.node]
     assert passed == ["start", "assign", "assigned", "pass", "assign", "assigned", "finish"]
+
+
+def test_each_signature_is_published_before_nodes_are_told_and_again_when_that_failed(world: World) -> None:
+    made = world.plan("1")
+    assert made is not None
+    full, published = [True], list[set[str]]()
+
+    def publish(nodes: tuple[str, ...]) -> None:
+        if full:
+            raise StorageError("the web server is full")
+        assert set(world.assigned()) == set(nodes)
+        published.append(set(nodes))
+
+    record, runner = deploy.begin(made, "ann@desk", replace(world.tools(), signed=publish))
+    with pytest.raises(StorageError, match=r"the web server is full → then edgectl deploy --resume r-1"):
+        runner.run()
+    assert world.versions() == {}
+    full.clear()
+    _, runner = deploy.resume(record.name, replace(world.tools(), signed=publish))
+    assert runner.run().state == "done"
+    assert published == [{world.canary()}, set(NAMES)]
+    assignment = world.repository.assignment()
+    assert assignment is not None
+    assert assignment.epoch.number == 2
 
 
 def test_nobody_but_the_canary_is_touched_before_it_is_confirmed(world: World) -> None:
