@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import lab
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -18,6 +20,7 @@ def shared_data() -> Path:
 
 
 MISSING = {
+    "lab": lab.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",
     "shared": lambda: None if shared_data().is_dir() else "needs the labelled data in ../shared/data",
 }
