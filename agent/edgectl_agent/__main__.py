@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +17,7 @@ import msgspec
 from edgectl_agent import __version__
 from edgectl_agent import config as configs
 from edgectl_agent.config import HOST_CHANNELS, HostMetricsConfig
-from edgectl_agent.core.errors import ConfigError, EdgeError, StorageError
+from edgectl_agent.core.errors import ConfigError, EdgeError, StorageError, UsageError
 from edgectl_agent.core.units import duration_ns, iso
 from edgectl_agent.sources.interface import Source
 
@@ -49,7 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(verb=_run)
     check = verbs.add_parser("check", help="say whether agent.yaml is valid")
     check.set_defaults(verb=_check)
-    for verb in (run, check):
+    probe = verbs.add_parser("probe", help="say whether the running agent is well; exit 0 or 75")
+    probe.set_defaults(verb=_probe)
+    probe.add_argument("--version", default="", metavar="V", help="the agent must be of this version")
+    probe.add_argument("--within", default="0s", metavar="DURATION", help="how long it may take to become so")
+    for verb in (run, check, probe):
         verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.yaml")
     record = verbs.add_parser("record", help="write readings as JSON Lines, to train on")
     record.set_defaults(verb=_record)
@@ -83,31 +88,52 @@ def _run(arguments: argparse.Namespace) -> int:
     lock.acquire()
     logs.start(config.log, config.folder)
 
+    from edgectl_agent import contact, notify
     from edgectl_agent.api import Api, Server
-    from edgectl_agent.durable import write_file
     from edgectl_agent.runtime import Runtime
 
     boot, token = secrets.token_hex(8), secrets.token_urlsafe(32)
-    runtime = Runtime(config, sha256, boot)
-    signal.signal(signal.SIGTERM, lambda *_: runtime.stop())
-    signal.signal(signal.SIGINT, lambda *_: runtime.stop())
+    manager, runtime = notify.here(), Runtime(config, sha256, boot)
+    runtime.on_turn = lambda: manager.alive(runtime.headline, time.monotonic())
+
+    def end(*_: object) -> None:
+        manager.say("STOPPING=1")
+        runtime.stop()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     server = Server(Api(runtime, config.node, token), config.api.listen)
-    contact = config.folder / "api.json"
     try:
         url = server.bind()
         runtime.open()
         server.start()
-        write_file(contact, msgspec.json.encode({"url": url, "token": token, "pid": os.getpid(), "boot": boot}), 0o600)
+        contact.write(config.folder, contact.Contact(url=url, token=token, pid=os.getpid(), boot=boot))
         logs.note("started", node=config.node, boot=boot, version=__version__, url=url)
+        manager.say("READY=1", f"STATUS={runtime.headline()}")
         runtime.run()
     finally:
         runtime.close()
         server.stop()
-        contact.unlink(missing_ok=True)
+        contact.remove(config.folder)
     logs.note("stopped", node=config.node, boot=boot)
-    lock.release()
-    return 0
+    logging.shutdown()
+    os._exit(0)  # the interpreter would wait up to two minutes for a call of the API that waits for a verification
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from edgectl_agent import probe
+
+    try:
+        within_s = duration_ns(arguments.within) / 1e9
+    except ConfigError as e:
+        raise UsageError(f"--within: {e.message}") from e
+    found = probe.until_well(arguments.config, arguments.version, within_s)
+    if found.report is not None:
+        print(msgspec.json.format(msgspec.json.encode(found.report), indent=2).decode())
+    if found.problem:
+        print(f"edgectl-agent: {found.problem}", file=sys.stderr)
+    return StorageError.exit_code if found.problem else 0
 
 
 def _record(arguments: argparse.Namespace) -> int:

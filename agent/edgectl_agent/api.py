@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -207,7 +208,10 @@ class Server:
         return f"http://{shown}:{self._socket.getsockname()[1]}"
 
     def start(self) -> None:
+        """Serve. Returns when calls are answered."""
         self._thread.start()
+        while self._thread.is_alive() and not self._server.started:
+            time.sleep(0.005)
 
     def stop(self) -> None:
         """End open calls within about two seconds."""

@@ -109,8 +109,12 @@ class Batching(_Strict, frozen=True, kw_only=True):
 class Log(_Strict, frozen=True, kw_only=True):
     """Where the agent's own log goes; ``file`` is ``agent.log`` in the data folder."""
 
-    to: Literal["stderr", "file"] = "stderr"
+    to: Literal["stderr", "journald", "file"] = "stderr"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    rotate: str = "10M"
+    """Size at which the file is put aside."""
+    keep: PositiveInt = 3
+    """Files put aside that stay."""
 
 
 class Api(_Strict, frozen=True, kw_only=True):
@@ -195,6 +199,7 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         ("limits.outbox", config.limits.outbox, size_bytes, "64k"),
         ("snapshot.every", config.snapshot.every, duration_ns, "10ms"),
         ("batch.max_latency", config.batch.max_latency, duration_ns, "1ms"),
+        ("log.rotate", config.log.rotate, size_bytes, "64k"),
         *((f"sources.{name}.every", host.every, duration_ns, "100ms") for name, host in hosts),
     ]
 

@@ -76,6 +76,8 @@ class Runtime:
         self._health = Health(config, config_sha256, boot, monotonic())
         self.on_commit: Callable[[], None] = lambda: None
         """Called by the worker whenever the outbox acknowledged something."""
+        self.on_turn: Callable[[], None] = lambda: None
+        """Called by the worker every turn, at least once a second: while it is called, the worker does not hang."""
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._snapshot_at_s = self._publish_at_s = self._flush_at_s = -math.inf
@@ -105,8 +107,9 @@ class Runtime:
         while not self._stopping.is_set():
             busy = self._turn()
             self._run_tasks()
+            self.on_turn()
             if not busy:
-                self._wake.wait(self._config.idle_s)
+                self._wake.wait(min(self._config.idle_s, _PUBLISH_IDLE_S))
                 self._wake.clear()
         self._flush(force=True)
         self._save_snapshot()
@@ -251,6 +254,11 @@ class Runtime:
         """The node's health: models and sources as last published, clock and outbox as of now. After `open`."""
         assert self._published is not None
         return self._health.current(self._published, self.outbox.status(), self._clock(), self._monotonic())
+
+    def headline(self) -> str:
+        """The node's state and the worst reason for it, in one line; after `open`."""
+        assert self._published is not None
+        return " ".join(": ".join([self._published.state, *self._published.reasons[:1]]).split())
 
     def have(self) -> dict[str, Any]:
         """What an operator need not send again: undamaged bundles in the slots, and the newest trusted root."""

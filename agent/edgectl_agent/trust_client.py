@@ -11,6 +11,7 @@ harm to the detection that goes on in the parent, and the 80 MB that TUF and a s
 from __future__ import annotations
 
 import argparse
+import ctypes
 import resource
 import signal
 import sys
@@ -244,8 +245,12 @@ def _translate(error: Exception, file: str) -> EdgeError:
     return TrustError(text, reason="malformed")
 
 
+_PR_SET_PDEATHSIG = 1
+
+
 def _limit(memory_bytes: int, cpu_s: int, wall_s: int) -> None:
-    """What this process may use at most, should its parent be gone and unable to say."""
+    """What this process may use at most, should its parent be unable to say; it ends with its parent."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a restarted agent must find the staging folder its own
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -25,7 +25,7 @@ actions:
 limits: {memory: 200M, outbox: 50M, streams: 1000}
 snapshot: {every: 5s}
 batch: {max: 500, max_latency: 10ms}
-log: {to: file, level: warning}
+log: {to: file, level: warning, rotate: 1M, keep: 2}
 api: {listen: "127.0.0.1:8710"}
 """
 
@@ -77,6 +77,9 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ),
         ("[press, past]", "[press, press]", "models.press-vibration: a source is named twice"),
         ("outbox: 50M", "outbox: 1k", "limits.outbox: expected at least 64k, found '1k'"),
+        ("rotate: 1M", "rotate: 1k", "log.rotate: expected at least 64k, found '1k'"),
+        ("keep: 2", "keep: 0", "log.keep: expected int >= 1, found 0"),
+        ("to: file", "to: syslog", "log.to: expected one of file, journald, stderr, found 'syslog'"),
         ("streams: 1000", "streams: 0", "limits.streams: expected int >= 1, found 0"),
         ("on: critical", "on: fatal", "actions[0].on: "),
         ("127.0.0.1:8710", "0.0.0.0:8710", "api.listen: expected str matching regex"),
