@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("edgectl.cli.deploy:deploy", "Roll a signed model out, canary first."),
     "rollback": ("edgectl.cli.rollback:rollback", "Return nodes to the model they ran before."),
     "collect": ("edgectl.cli.collect:collect", "Pull reports and alerts into the store."),
+    "serve": ("edgectl.cli.serve:serve", "Receive reports of nodes that pull; serve the repository."),
     "status": ("edgectl.cli.status:status", "The fleet at a glance, and what needs you."),
     "alerts": ("edgectl.cli.alerts:app", "List, show, follow and acknowledge alerts."),
     "audit": ("edgectl.cli.audit:audit", "Compare desired with actual; silent when they agree."),

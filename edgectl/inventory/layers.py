@@ -69,6 +69,8 @@ def settle(file: FleetFile) -> Inventory:
         repository_url=file.repository.url,
         repository_publish=file.repository.publish,
         repository_publish_token=file.repository.publish_token,
+        receiver_url=file.receiver.url,
+        receiver_ca_file=file.receiver.ca_file,
         time_zone=file.time_zone,
         nodes=tuple(nodes.values()),
     )

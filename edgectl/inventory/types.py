@@ -170,6 +170,16 @@ class RepositoryEntry(_Strict, frozen=True, kw_only=True):
     publish_token: SecretRef | None = None
 
 
+class ReceiverEntry(_Strict, frozen=True, kw_only=True):
+    """Where nodes that nobody can reach send their reports (`edgectl serve`)."""
+
+    url: str = ""
+    """As the nodes see it: ``https://…``."""
+    ca_file: str = ""
+    """Whom they trust to be the receiver (PEM, relative to fleet.yaml); default: the fleet's own authority if it has
+    issued the receiver's certificate, else the usual public ones."""
+
+
 class FleetFile(_Strict, frozen=True, kw_only=True):
     """fleet.yaml."""
 
@@ -177,6 +187,7 @@ class FleetFile(_Strict, frozen=True, kw_only=True):
     fleet: Name
     store: str = STORE_URL
     repository: RepositoryEntry = RepositoryEntry()
+    receiver: ReceiverEntry = ReceiverEntry()
     time_zone: str = "UTC"
     defaults: Layer = Layer()
     sites: dict[Name, SiteEntry | None] | None = None
@@ -257,6 +268,8 @@ class Inventory:
     repository_url: str
     repository_publish: str = ""
     repository_publish_token: SecretRef | None = None
+    receiver_url: str = ""
+    receiver_ca_file: str = ""
     time_zone: str
     nodes: tuple[Node, ...]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from edgectl_agent.core.messages import Report
 from sqlalchemy import Connection, delete, insert, select, update
@@ -56,17 +58,24 @@ class Nodes:
         """Every node that was ever tried."""
         with self._database.read() as connection:
             rows = connection.execute(select(nodes)).mappings().all()
-        decoder = msgspec.json.Decoder(Report)
-        return {
-            row["node"]: NodeRecord(**{**row, "report": decoder.decode(row["report"]) if row["report"] else None})
-            for row in rows
-        }
+        return {row["node"]: _record(row) for row in rows}
+
+    def get(self, node: str) -> NodeRecord | None:
+        """One node; None if it was never tried."""
+        with self._database.read() as connection:
+            row = connection.execute(select(nodes).where(nodes.c.node == node)).mappings().first()
+        return None if row is None else _record(row)
 
     def forget(self, node: str) -> None:
         """Drop what belongs to a node that left the fleet; its alerts stay."""
         with self._database.write() as connection:
             for table in (nodes, reports, positions, orders, credentials):
                 connection.execute(delete(table).where(table.c.node == node))
+
+
+def _record(row: Any) -> NodeRecord:
+    report = msgspec.json.decode(row["report"], type=Report) if row["report"] else None
+    return NodeRecord(**{**row, "report": report})
 
 
 def _put(connection: Connection, node: str, values: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from edgectl_agent.core.messages import Answer
 from sqlalchemy import Connection, delete, insert, select, update
 
 from edgectl.store.engine import Database
@@ -36,14 +37,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def answered(self) -> bool:
         return self.answered_ns > 0
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node says to the order `id`."""
-
-    id: str
-    status: int
-    body: str = ""
 
 
 class Orders:

@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from edgectl_agent.core.messages import OutboxStatus, Report
+from edgectl_agent.core.messages import Answer, OutboxStatus, Report
 
 from edgectl.core.errors import NothingMatched
 from edgectl.store.credentials import Credential, token_sha256
-from edgectl.store.orders import Answer
 from edgectl.store.store import Store
 
 

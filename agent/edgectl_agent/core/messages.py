@@ -274,9 +274,10 @@ class UpdateResult(_Message, frozen=True, kw_only=True):
 
     ``confirmed``: every bundle assigned to this node is loaded, passed its golden vectors and scores; ``unchanged``: it
     already was so; ``refused``: nothing changed, ``reason`` and ``exit_code`` say why (as `errors` has them).
+    ``ordered`` comes from no node: the order waits for the next sync of a node that nobody can reach.
     """
 
-    state: Literal["confirmed", "unchanged", "refused", "reverted"]
+    state: Literal["confirmed", "unchanged", "refused", "reverted", "ordered"]
     reason: str = ""
     message: str = ""
     exit_code: int = 0
@@ -285,7 +286,53 @@ class UpdateResult(_Message, frozen=True, kw_only=True):
     trust: TrustStatus | None = None
 
 
+# ── of a node that nobody can reach ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Order(_Message, frozen=True, kw_only=True):
+    """A call of the node's own control API that waited for the node's next sync. ``body`` is JSON text or empty."""
+
+    id: str
+    method: str
+    path: str
+    body: str = ""
+
+
+class Answer(_Message, frozen=True, kw_only=True):
+    """What the control API answered to the order ``id``: HTTP status and body."""
+
+    id: str
+    status: int
+    body: str = ""
+
+
+class Released(_Message, frozen=True, kw_only=True):
+    """The receiver has every record up to ``through`` of the outbox ``log_id`` on stable storage."""
+
+    through: int
+    log_id: str = ""
+
+
+class Sync(_Message, frozen=True, kw_only=True):
+    """Body of ``POST /v1/nodes/{node}/sync``: how the node is, what its outbox holds, what it answers to orders."""
+
+    report: Report
+    alerts: AlertPage
+    answers: tuple[Answer, ...] = ()
+
+
+class SyncResult(_Message, frozen=True, kw_only=True):
+    """Answer to a `Sync`: what the node may delete, and what it shall do."""
+
+    released: Released
+    orders: tuple[Order, ...] = ()
+
+
+MAX_SYNC_BYTES = 16 * 1024 * 1024
+"""Of a `Sync`, after decompression. Both sides hold to it."""
+
+
 # msgspec 0.22 builds a type's decoding table at its first use and publishes it half-built: two threads that decode a
 # type for the first time at once crash the process. Built here, every thread finds the tables complete.
-for _type in (Release, Assignment, AlertPage, Report, UpdateResult):
+for _type in (Release, Assignment, AlertPage, Report, UpdateResult, Sync, SyncResult):
     msgspec.json.Decoder(_type)
