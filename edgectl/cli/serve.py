@@ -17,7 +17,9 @@ def serve(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")] = (
         "127.0.0.1:8443"
     ),
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate chain (PEM).")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", help="Certificate chain (PEM; default: the fleet's own).")
+    ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key (PEM).")] = None,
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="Plain HTTP: another server speaks TLS in front of this one.")
@@ -35,6 +37,9 @@ def serve(
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
     host, port = server.parse(listen)
+    if tls_cert is None and not behind_proxy and server.wants_tls(fleet.receiver_url, host):
+        authority = wiring.authority(workspace, fleet)
+        tls_cert, tls_key = authority.serve("receiver", server.names(fleet.receiver_url, host), wiring.now())
     place = server.Listen(host=host, port=port, certificate=tls_cert, key=tls_key, behind_proxy=behind_proxy)
     server.check(place)
     with wiring.store(workspace, fleet) as store, server.bind(place) as taken:

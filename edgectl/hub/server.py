@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -38,6 +39,17 @@ class Listen:
         return f"{'https' if self.certificate else 'http'}://{shown}:{self.port}"
 
 
+def names(url: str, host: str) -> tuple[str, ...]:
+    """What a certificate of ours must be good for: the host in the nodes' `url`, and where we listen."""
+    known = (urlsplit(url).hostname or "", host)
+    return tuple(dict.fromkeys(name for name in known if name and name not in ("0.0.0.0", "::")))
+
+
+def wants_tls(url: str, host: str) -> bool:
+    """Whether, without a certificate from elsewhere, one of the fleet's own authority is needed."""
+    return url.startswith("https:") or not is_loopback(host)
+
+
 def parse(listen: str) -> tuple[str, int]:
     """``HOST:PORT``. Raises `UsageError`."""
     host, colon, port = listen.rpartition(":")
@@ -48,7 +60,7 @@ def parse(listen: str) -> tuple[str, int]:
 
 def check(listen: Listen) -> None:
     """Raises `UsageError` if tokens would cross a network in the clear, and `ConfigError` for a wrong certificate."""
-    if listen.certificate is None and not listen.behind_proxy and not _is_loopback(listen.host):
+    if listen.certificate is None and not listen.behind_proxy and not is_loopback(listen.host):
         raise UsageError(
             f"--listen {listen.host}: expected TLS off loopback",
             hint="give --tls-cert and --tls-key, or --behind-proxy where another server speaks TLS in front of this",
@@ -57,7 +69,7 @@ def check(listen: Listen) -> None:
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(listen.certificate, listen.key)
         except (OSError, ssl.SSLError) as e:
-            why = e.strerror or str(e)
+            why = "no PEM certificate and key that fit" if isinstance(e, ssl.SSLError) else e.strerror
             raise ConfigError(f"certificate {listen.certificate} with key {listen.key}: {why}") from e
 
 
@@ -112,7 +124,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
