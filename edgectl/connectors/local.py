@@ -7,7 +7,6 @@ process is the node's agent only if its command line names this very ``agent.yam
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -16,13 +15,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
-import msgspec
 
+from edgectl.connectors.answers import Api, api, ending, refused
 from edgectl.connectors.interface import Connector
-from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
+from edgectl.core.errors import NodeUnreachable, StorageError
 from edgectl.files import write_file
 
 if TYPE_CHECKING:
@@ -33,29 +32,6 @@ AGENT = (sys.executable, "-P", "-m", "edgectl_agent")
 """-P: a folder called edgectl_agent where the operator stands must not be imported."""
 POLL_S = 0.05
 OUTPUT_LIMIT = 1_000_000
-LONGEST_LINE = 160
-"""Of the agent's last words in a message."""
-
-
-class _Api(msgspec.Struct, frozen=True):
-    """``api.json``: where the running agent listens."""
-
-    url: str
-    token: str
-    pid: int
-
-
-class _Refusal(msgspec.Struct, frozen=True):
-    """Body of an answer ≥ 400: ``{"error", "reason"}``, or a refused `UpdateResult`."""
-
-    error: str = ""
-    message: str = ""
-    reason: str = ""
-    exit_code: int = 30
-
-
-for _type in (_Api, _Refusal):  # not first in two threads at once: see edgectl_agent.core.messages
-    msgspec.json.Decoder(_type)
 
 
 class LocalConnector(Connector):
@@ -120,12 +96,12 @@ class LocalConnector(Connector):
     # ── wire ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def request(self, method: str, path: str, body: bytes = b"", timeout_s: float = 10.0) -> bytes:
-        api = self._api()
-        if api is None:
+        found = self._api()
+        if found is None:
             raise self._unreachable("the agent does not run", f"edgectl nodes start {self.name}", lines=1)
-        headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {found.token}", "Content-Type": "application/json"}
         try:
-            answer = self._http().request(method, api.url + path, content=body, headers=headers, timeout=timeout_s)
+            answer = self._http().request(method, found.url + path, content=body, headers=headers, timeout=timeout_s)
         except httpx.TimeoutException as e:
             raise self._unreachable(f"no answer to {path} within {timeout_s:g} s", lines=1) from e
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as e:
@@ -134,7 +110,7 @@ class LocalConnector(Connector):
             return answer.content
         if answer.status_code == 401 and self._process() is None:  # another program has the port now
             raise self._dead_or("it has another agent's port")
-        raise _refused(self.name, answer)
+        raise refused(self.name, answer.status_code, answer.content)
 
     def upload(self, files: Mapping[str, bytes | Path]) -> None:
         for name, content in files.items():
@@ -196,26 +172,26 @@ class LocalConnector(Connector):
         return None
 
     def _pids(self) -> Iterator[int]:
-        api = self._api()
-        if api is not None:
-            yield api.pid
+        found = self._api()
+        if found is not None:
+            yield found.pid
         for path in (self.base / "agent.pid", self.data / "agent.lock"):  # the latter if somebody else started it
             with contextlib.suppress(OSError, ValueError):
                 yield int(path.read_text())
 
     def _live(self) -> bool:
-        api = self._api()
-        if api is None or self._process() is None:
+        found = self._api()
+        if found is None or self._process() is None:
             return False
         try:
-            return self._http().get(api.url + "/v1/live", timeout=2.0).is_success
+            return self._http().get(found.url + "/v1/live", timeout=2.0).is_success
         except (httpx.HTTPError, httpx.InvalidURL, OSError):
             return False
 
-    def _api(self) -> _Api | None:
+    def _api(self) -> Api | None:
         try:
-            return msgspec.json.decode((self.data / "api.json").read_bytes(), type=_Api)
-        except (OSError, msgspec.MsgspecError):
+            return api((self.data / "api.json").read_bytes())
+        except OSError:
             return None
 
     def _http(self) -> httpx.Client:
@@ -231,8 +207,7 @@ class LocalConnector(Connector):
         return self._unreachable(f"the agent runs and does not answer: {why}", f"edgectl nodes restart {self.name}")
 
     def _unreachable(self, why: str, fix: str | None = None, lines: int = 0) -> NodeUnreachable:
-        said = self._last_words(lines) if lines else []
-        tail = f"; its log ends: {' | '.join(said)}" if said else ""
+        tail = ending(self._last_words(lines) if lines else [])
         return NodeUnreachable(f"node {self.name}: {why}{tail}", hint=fix)
 
     def _last_words(self, lines: int) -> list[str]:
@@ -240,20 +215,8 @@ class LocalConnector(Connector):
         found = [p for p in (self.base / "agent.out", self.data / "agent.log") if p.is_file() and p.stat().st_size]
         for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)[:1]:
             with path.open(errors="replace") as file:
-                return [_said(line) for line in deque(file, lines)]
+                return list(deque(file, lines))
         return []
-
-
-def _said(line: str) -> str:
-    """The sentence of a JSON log line, or the line."""
-    with contextlib.suppress(ValueError):
-        entry: Any = json.loads(line)
-        if isinstance(entry, dict) and "event" in entry:
-            hidden = ("time", "level", "event", "exception")
-            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in hidden and v not in ("", None, []))
-            line = f"{entry['event']} {facts}"
-    line = line.strip()
-    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -261,14 +224,3 @@ def _inside(folder: Path, name: str) -> Path:
     if not parts or Path(name).is_absolute() or ".." in parts:
         raise ValueError(f"not a name inside the node's folder: {name!r}")
     return folder / name
-
-
-def _refused(name: str, answer: httpx.Response) -> RemoteRefused:
-    try:
-        body = msgspec.json.decode(answer.content, type=_Refusal)
-    except msgspec.MsgspecError:
-        body = _Refusal(error=f"HTTP {answer.status_code}")
-    said = body.message or body.error or f"HTTP {answer.status_code}"
-    return RemoteRefused(
-        f"node {name}: {said}", status=answer.status_code, reason=body.reason or None, exit_code=body.exit_code
-    )

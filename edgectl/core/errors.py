@@ -89,7 +89,9 @@ class RemoteRefused(EdgeError):
 
     exit_code, reason = 30, "refused"
 
-    def __init__(self, message: str, *, status: int, reason: str | None = None, exit_code: int = 30) -> None:
-        super().__init__(message, reason=reason)
+    def __init__(
+        self, message: str, *, status: int, hint: str | None = None, reason: str | None = None, exit_code: int = 30
+    ) -> None:
+        super().__init__(message, hint=hint, reason=reason)
         self.status = status
         self.exit_code = exit_code

@@ -1,0 +1,72 @@
+"""What an agent says, whichever way it came: where it listens, why it refused, the last lines of its log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import msgspec
+
+from edgectl.core.errors import RemoteRefused
+
+LONGEST_LINE = 160
+"""Of the agent's last words in a message."""
+
+
+class Api(msgspec.Struct, frozen=True):
+    """``api.json``: where the running agent listens."""
+
+    url: str
+    token: str
+    pid: int
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """Body of an answer ≥ 400: ``{"error", "reason"}``, or a refused `UpdateResult`."""
+
+    error: str = ""
+    message: str = ""
+    reason: str = ""
+    exit_code: int = 30
+
+
+for _type in (Api, _Refusal):  # not first in two threads at once: see edgectl_agent.core.messages
+    msgspec.json.Decoder(_type)
+
+
+def api(raw: bytes | None) -> Api | None:
+    """The content of ``api.json``; None if there is none or it is not whole."""
+    try:
+        return None if raw is None else msgspec.json.decode(raw, type=Api)
+    except msgspec.MsgspecError:
+        return None
+
+
+def refused(name: str, status: int, body: bytes) -> RemoteRefused:
+    """The error for an answer with `status` ≥ 400 of node `name`."""
+    try:
+        said = msgspec.json.decode(body, type=_Refusal)
+    except msgspec.MsgspecError:
+        said = _Refusal(error=f"HTTP {status}")
+    sentence = said.message or said.error or f"HTTP {status}"
+    return RemoteRefused(
+        f"node {name}: {sentence}", status=status, reason=said.reason or None, exit_code=said.exit_code
+    )
+
+
+def ending(lines: list[str]) -> str:
+    """``; its log ends: …`` for the end of a sentence; empty without lines."""
+    return f"; its log ends: {' | '.join(map(spoken, lines))}" if lines else ""
+
+
+def spoken(line: str) -> str:
+    """The sentence of a JSON log line, or the line; never longer than `LONGEST_LINE`."""
+    with contextlib.suppress(ValueError):
+        entry: Any = json.loads(line)
+        if isinstance(entry, dict) and "event" in entry:
+            hidden = ("time", "level", "event", "exception")
+            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in hidden and v not in ("", None, []))
+            line = f"{entry['event']} {facts}"
+    line = line.strip()
+    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"

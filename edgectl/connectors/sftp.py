@@ -1,0 +1,131 @@
+"""Puts files on a machine by SFTP so that no other name than a temporary one ever holds half a file.
+
+The temporary name is ``.NAME.HASH.part``: an upload that was cut goes on at the end of what is there, and two uploads
+of the same content at once write the same bytes to the same places.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import posixpath
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from edgectl.core.errors import StorageError
+from edgectl.machine.interface import Told
+
+LARGE = 1 << 18
+"""From this size on an upload that was cut is worth going on with."""
+CHUNK = 1 << 18
+SUFFIX = ".part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What is to be written."""
+
+    content: bytes | Path
+    sha256: str
+    size: int
+    told: Told | None = None
+
+    @classmethod
+    def of(cls, content: bytes | Path, told: Told | None = None) -> Upload:
+        """Raises `StorageError` if the file cannot be read here."""
+        if isinstance(content, bytes):
+            return cls(content=content, sha256=hashlib.sha256(content).hexdigest(), size=len(content), told=told)
+        try:
+            with content.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                return cls(content=content, sha256=digest, size=file.tell(), told=told)
+        except OSError as e:
+            raise StorageError(f"cannot read {content}: {(e.strerror or str(e)).lower()}") from e
+
+    def open(self) -> IO[bytes]:
+        return io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb")
+
+    def bytes(self) -> bytes:
+        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+
+
+def part(path: str, upload: Upload) -> str:
+    """The temporary name of `upload` at `path`."""
+    folder, name = posixpath.split(path)
+    return posixpath.join(folder, f".{name}.{upload.sha256}{SUFFIX}")
+
+
+def put(sftp: Any, path: str, upload: Upload, mode: int, *, whole: Callable[[str], bool] | None = None) -> None:
+    """Put `upload` at `path`, whose folder is there; `whole` says whether a file has the right SHA-256.
+
+    Raises:
+        OSError: the server's refusal; what was written so far stays for the next attempt if it is large.
+        paramiko.SSHException, EOFError, TimeoutError: the connection broke.
+    """
+    temporary = part(path, upload)
+    try:
+        resumed = _fill(sftp, temporary, upload)
+        if whole is not None and not whole(temporary):
+            sftp.remove(temporary)
+            if not resumed or _fill(sftp, temporary, upload) or not whole(temporary):
+                raise OSError(errno.EIO, "what arrived is not what was sent")
+        sftp.chmod(temporary, mode)
+        _rename(sftp, temporary, path)
+    except OSError:
+        if upload.size <= LARGE:
+            with suppress(OSError, EOFError):
+                sftp.remove(temporary)
+        raise
+
+
+def _fill(sftp: Any, temporary: str, upload: Upload) -> int:
+    """Write what is missing of the temporary file; returns how many bytes were there."""
+    there = max(0, _size(sftp, temporary)) if upload.size > LARGE else 0
+    if there > upload.size:
+        sftp.remove(temporary)
+        there = 0
+    with upload.open() as source, sftp.open(temporary, "r+" if there else "w") as file:
+        source.seek(there)
+        file.seek(there)
+        file.set_pipelined(True)  # does not wait for each chunk's answer; `close` collects them all
+        if upload.told and there:
+            upload.told(there)
+        while chunk := source.read(CHUNK):
+            file.write(chunk)
+            if upload.told:
+                upload.told(len(chunk))
+    if _size(sftp, temporary) != upload.size:
+        raise OSError(errno.EIO, "what arrived is shorter than what was sent")
+    return there
+
+
+def _rename(sftp: Any, temporary: str, path: str) -> None:
+    try:
+        sftp.posix_rename(temporary, path)
+    except FileNotFoundError:
+        if _size(sftp, path) < 0:  # else another upload of the same content was first
+            raise
+
+
+def _size(sftp: Any, path: str) -> int:
+    """Bytes of a file; -1 if there is none."""
+    try:
+        found = sftp.stat(path)
+    except FileNotFoundError:
+        return -1
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EISDIR, f"{path} is not a file")
+    return int(found.st_size)
+
+
+def sweep(sftp: Any, folder: str, keep: set[str]) -> None:
+    """Remove other uploads' leftovers from `folder`, whose names are not in `keep`."""
+    for name in sftp.listdir(folder):
+        if name.startswith(".") and name.endswith(SUFFIX) and name not in keep:
+            with suppress(FileNotFoundError):
+                sftp.remove(posixpath.join(folder, name))

@@ -1,0 +1,216 @@
+"""A machine reached by SSH, as its administrator: commands by exec, files by SFTP, root by login or by sudo.
+
+A file is written under a temporary name in its own folder, compared by SHA-256 on the machine, and renamed. A large one
+goes to ``.NAME.HASH.part``, so that the same upload goes on where it was cut. What root must own goes to the user's
+home first and is installed from there.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+
+from edgectl.connectors import Context
+from edgectl.connectors.sftp import LARGE, Upload, put
+from edgectl.connectors.ssh_reach import Reach, reach
+from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
+from edgectl.inventory.types import Node
+from edgectl.machine.interface import Done, Host, Told
+from edgectl.machine.shell import words
+
+SCRIPT_S = 120.0
+"""For our own small scripts on the machine; it may be slow and busy."""
+_ENGLISH = "LC_ALL=C; export LC_ALL\n"
+"""Their complaints are read here."""
+
+_SAME = """\
+folder=$(dirname "$1") name=$(basename "$1")
+for litter in "$folder/.$name".*.part "$folder/.$name".*.tmp; do
+    case $litter in *".$3."*) ;; *) rm -f "$litter" ;; esac
+done
+if [ -f "$1" ] && [ "$(stat -c %a "$1")" = "$2" ] && sha256sum < "$1" | grep -q "^$3"; then echo same; fi
+"""
+"""PATH MODE HASH: says ``same`` if nothing is to be done, and removes what uploads of other content have left."""
+
+_FOLDER = """\
+made() {
+    [ -d "$1" ] && return
+    made "$(dirname "$1")"
+    mkdir -m 755 "$1"
+    chown "$(stat -c %u:%g "$(dirname "$1")")" "$1" 2> /dev/null || :
+}
+"""
+"""What root makes belongs to whom the folder around it belongs to."""
+
+_TAKE = (
+    """\
+set -e
+umask 077
+"""
+    + _FOLDER
+    + """\
+folder=$(dirname "$1")
+temporary="$folder/.$(basename "$1").$3.tmp"
+trap 'rm -f "$temporary" ${4:+"$4"}' EXIT
+trap 'exit 1' HUP INT TERM
+made "$folder"
+[ ! -d "$1" ] || { echo "$1: Is a directory" >&2; exit 1; }
+cat ${4:+"$4"} > "$temporary"
+sha256sum < "$temporary" | grep -q "^$3" || { echo "the content did not arrive whole" >&2; exit 3; }
+like=$folder
+[ ! -f "$1" ] || like=$1
+chown "$(stat -c %u:%g "$like")" "$temporary" 2> /dev/null || :
+chmod "$2" "$temporary"
+sync "$temporary" 2> /dev/null || sync
+mv -f "$temporary" "$1"
+"""
+)
+"""PATH MODE HASH [STAGED]: takes the content from STAGED or standard input; nothing else than all of it is renamed."""
+
+_STAGE = """\
+for litter in .edgectl-* ..edgectl-*; do
+    case $litter in *"$1"*) ;; *) rm -f "$litter" ;; esac
+done
+pwd
+"""
+"""HASH: prints the user's home, without what earlier uploads have left there."""
+
+
+class SshHost(Host):
+    """See `Host` for the promise."""
+
+    def __init__(self, reach: Reach) -> None:
+        self.name = reach.name
+        self._reach = reach
+
+    def run(self, command: str, *, stdin: bytes = b"", root: bool = False, timeout_s: float = 60.0) -> Done:
+        # `exit` keeps the shell from replacing itself by the command: so a signal becomes 128 + n
+        script = words("sh", "-c", f"{command}\nexit $?")
+        with self._reach.link() as link:
+            if root:
+                prefix, typed = self._root()
+                return link.run(f"{prefix}{script}", typed + stdin, timeout_s)
+            return link.run(script, stdin, timeout_s)
+
+    def read(self, path: str, *, root: bool = False) -> bytes | None:
+        done = self._script(words("cat", "--", path), root=root)
+        if done.status == 0:
+            return done.out
+        if "No such file" in done.complaint or "Not a directory" in done.complaint:
+            return None
+        raise StorageError(f"node {self.name}: cannot read {path}: {_reason(done.complaint)}")
+
+    def write(
+        self, path: str, content: bytes | Path, *, mode: int = 0o644, root: bool = False, told: Told | None = None
+    ) -> bool:
+        upload = Upload.of(content, told)
+        if self._call(_SAME, path, f"{mode:o}", upload.sha256, root=root).text == "same":
+            return False
+        if upload.size <= LARGE:
+            self._take(path, mode, upload, root, stdin=upload.bytes())
+        elif not root or self.is_root:
+            self._make_folder(posixpath.dirname(path), root)
+            self._put(path, mode, upload)
+        else:
+            staged = f"{self._call(_STAGE, upload.sha256).text}/.edgectl-{upload.sha256}"
+            self._put(staged, 0o600, upload)
+            self._take(path, mode, upload, root, staged=staged)
+        return True
+
+    @property
+    def is_root(self) -> bool:
+        """Whether the login is root's."""
+        with self._reach.link() as link:
+            if "uid" not in link.memo:
+                link.memo["uid"] = link.run("id -u", timeout_s=SCRIPT_S).text
+            return bool(link.memo["uid"] == "0")
+
+    # ── root ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _root(self) -> tuple[str, bytes]:
+        """What to put before a command, and before its input, so that it runs as root. Raises `RemoteRefused`."""
+        with self._reach.link() as link:
+            if "root" not in link.memo:
+                link.memo["root"] = ("", b"") if self.is_root else self._sudo()
+            prefix: tuple[str, bytes] = link.memo["root"]
+            return prefix
+
+    def _sudo(self) -> tuple[str, bytes]:
+        plain = self._script("sudo -n true")
+        if plain.status == 0:
+            return "sudo -n -- ", b""
+        user = self._reach.target().last.user
+        if plain.status == 127 or "not found" in plain.complaint:
+            raise self._no_root(f"{user} is not root, and there is no sudo", "log in as root: connect.user")
+        password = self._reach.sudo_password()
+        if password is None:
+            raise self._no_root(
+                f"sudo does not let {user} be root without a password ({_reason(plain.complaint)})",
+                "set connect.sudo_password, or allow it in sudoers with NOPASSWD",
+            )
+        # -k: sudo asks every time; a password that it does not read would become the command's input
+        typed = password.encode() + b"\n"
+        asked = self._script("sudo -k -S -p '' true", stdin=typed)
+        if asked.status:
+            raise self._no_root(f"sudo refuses {user}: {_reason(asked.complaint)}", "see connect.sudo_password")
+        return "sudo -k -S -p '' -- ", typed
+
+    def _no_root(self, why: str, hint: str) -> RemoteRefused:
+        return RemoteRefused(f"node {self.name}: {why}", status=403, hint=hint, reason="no-root")
+
+    # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _put(self, path: str, mode: int, upload: Upload) -> None:
+        def whole(part: str) -> bool:
+            return self._script(f"sha256sum < {words(part)}").text.startswith(upload.sha256)
+
+        with self._reach.link() as link:
+            try:
+                with link.sftp() as sftp:
+                    put(sftp, path, upload, mode, whole=whole)
+            except OSError as e:
+                raise self._refuses(path, e, upload.size) from e
+
+    def _make_folder(self, folder: str, root: bool) -> None:
+        done = self._call(_FOLDER + 'made "$1"', folder, root=root)
+        if done.status:
+            raise self._cannot_write(folder, done.complaint)
+
+    def _take(self, path: str, mode: int, upload: Upload, root: bool, stdin: bytes = b"", staged: str = "") -> None:
+        done = self._call(_TAKE, path, f"{mode:o}", upload.sha256, staged, root=root, stdin=stdin)
+        if done.status == 3:
+            raise NodeUnreachable(f"node {self.name}: {path}: {done.complaint}", hint="run the same command again")
+        if done.status:
+            raise self._cannot_write(path, done.complaint)
+
+    def _refuses(self, path: str, e: OSError, size: int) -> StorageError:
+        """SFTP says no more than "Failure" of a full disk or a read-only one: the machine itself says why."""
+        folder = posixpath.dirname(path) or "."
+        script = 'f="$1/.edgectl.$$"; head -c "$2" /dev/zero > "$f"; s=$?; rm -f "$f"; exit $s'
+        done = self._call(script, folder, str(min(size, 1 << 20)))
+        return self._cannot_write(path, done.complaint if done.status else e.strerror or str(e))
+
+    def _cannot_write(self, path: str, complaint: str) -> StorageError:
+        why = _reason(complaint)
+        hint = f"make room on {self.name}" if "no space" in why or "quota" in why else None
+        return StorageError(f"node {self.name}: cannot write {path}: {why}", hint=hint)
+
+    # ── scripts ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _script(self, script: str, *, stdin: bytes = b"", root: bool = False) -> Done:
+        return self.run(_ENGLISH + script, stdin=stdin, root=root, timeout_s=SCRIPT_S)
+
+    def _call(self, script: str, *arguments: str, stdin: bytes = b"", root: bool = False) -> Done:
+        """Run `script` with ``$1`` and so on."""
+        return self._script(f"set -- {words(*arguments)}\n{script}", stdin=stdin, root=root)
+
+
+def host(node: Node, context: Context) -> SshHost:
+    """The machine that `node` names; no connection is made yet."""
+    return SshHost(reach(node, context))
+
+
+def _reason(complaint: str) -> str:
+    """The last part of ``cat: /etc/x: Permission denied``, as part of a sentence."""
+    said = complaint.rpartition(": ")[2].rstrip(".")
+    return said[:1].lower() + said[1:]

@@ -1,0 +1,333 @@
+"""One SSH connection to one machine, by paramiko: authenticated, its host key pinned, and never waiting for ever.
+
+A `Link` knows nothing of agents. It raises `LinkError` with a sentence about the machine that is at fault, which may be
+a jump host; `edgectl.connectors.ssh_reach` says which node is meant.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from edgectl.connectors import known_hosts
+from edgectl.connectors.ssh_keys import Passphrase, Unusable, offers
+from edgectl.connectors.ssh_target import Hop
+from edgectl.connectors.watchdog import Watchdog
+from edgectl.machine.interface import Done
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs tracebacks of what is an answer to us
+
+KEEPALIVE_S = 15
+IDLE_LOOK_S = 1.0
+"""How often paramiko looks whether a keepalive is due; its 0.1 s would cost 200 idle connections 4 % of a core."""
+UNACKNOWLEDGED_MS = 30_000
+"""A peer whose machine acknowledges nothing for so long is gone."""
+AUTH_S = 20.0
+OPEN_S = 15.0
+"""To open one channel on a connection that stands."""
+SFTP_S = 60.0
+"""For one answer of the SFTP server."""
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+_MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
+_WHOLE = 2**31 - 1
+"""Window of a command's channel: its output is kept whole here, so that neither stream can stop the other."""
+_BROKEN = (paramiko.SSHException, EOFError, OSError)
+
+watchdog = Watchdog()
+
+
+class LinkError(Exception):
+    """No connection, or it broke. `hint` is the next step."""
+
+    def __init__(self, sentence: str, hint: str = "") -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
+
+class Untrusted(LinkError):
+    """A host key that is not the pinned one. `changed`: another is pinned, or this one is revoked."""
+
+    def __init__(self, sentence: str, changed: bool) -> None:
+        super().__init__(sentence)
+        self.changed = changed
+
+
+class Link:
+    """A connection that stands; any number of threads may use it at a time."""
+
+    def __init__(self, transport: paramiko.Transport, hop: Hop, beneath: Link | None) -> None:
+        self.hop = hop
+        self.memo: dict[str, Any] = {}
+        """What its users keep for as long as the connection lives."""
+        self._transport = transport
+        self._beneath = beneath
+        self._sftp: paramiko.SFTPClient | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._transport.is_active()) and (self._beneath is None or self._beneath.alive)
+
+    def run(self, command: str, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
+        """Run a POSIX shell command to its end. Raises `LinkError`."""
+        with self._limit(timeout_s, f"the command did not end within {timeout_s:g} s"):
+            channel = self._transport.open_session(window_size=_WHOLE, timeout=OPEN_S)
+            try:
+                channel.exec_command(command)
+                with suppress(OSError):  # a command may end without reading all of it
+                    channel.sendall(stdin)
+                with suppress(OSError):
+                    channel.shutdown_write()
+                out, err = _all(channel.recv), _all(channel.recv_stderr)
+                channel.status_event.wait()
+                if channel.exit_status < 0 and not self.alive:
+                    raise EOFError
+                return Done(channel.exit_status if channel.exit_status >= 0 else 255, out, err)
+            finally:
+                channel.close()
+
+    def open(self, host: str, port: int, timeout_s: float = OPEN_S) -> paramiko.Channel:
+        """A connection from that machine to `host`, as `ssh -L` makes them.
+
+        Raises:
+            ConnectionError: the machine cannot reach it, or forbids forwarding; the text says which.
+            LinkError: the connection broke.
+        """
+        with self._limit(timeout_s, f"no channel within {timeout_s:g} s"):
+            try:
+                return self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=timeout_s)
+            except paramiko.ChannelException as e:
+                if e.code == 1:  # administratively prohibited
+                    raise ConnectionAbortedError("it forbids forwarding (AllowTcpForwarding)") from e
+                raise ConnectionRefusedError(str(e.text or "connect failed").lower()) from e
+
+    @contextmanager
+    def sftp(self) -> Iterator[paramiko.SFTPClient]:
+        """The SFTP session of this connection, made once. `OSError` in the block is the server's answer.
+
+        Raises:
+            LinkError: the connection broke, or there is no SFTP server.
+        """
+        with self._lock:
+            if self._sftp is None or self._sftp.get_channel().closed:
+                with self._limit(OPEN_S, f"no SFTP session within {OPEN_S:g} s"):
+                    self._sftp = _sftp(self._transport)
+            session = self._sftp
+        try:
+            yield session
+        except (paramiko.SSHException, EOFError, TimeoutError) as e:
+            raise LinkError(_broke(self.hop, e)) from e
+        except OSError as e:
+            if session.get_channel().closed:
+                raise LinkError(_broke(self.hop, e)) from e
+            raise
+
+    def close(self) -> None:
+        with suppress(Exception):  # wakes paramiko's reader, which would notice within a second otherwise
+            self._transport.sock.shutdown(socket.SHUT_RDWR)
+        self._transport.close()
+
+    @contextmanager
+    def _limit(self, seconds: float, late: str) -> Iterator[None]:
+        ended = threading.Event()
+
+        def end() -> None:
+            ended.set()
+            self.close()
+
+        try:
+            with watchdog.limit(seconds, end):
+                yield
+        except (ConnectionAbortedError, ConnectionRefusedError):
+            raise
+        except _BROKEN as e:
+            raise LinkError(late if ended.is_set() else _broke(self.hop, e)) from e
+
+
+def connect(hop: Hop, passphrase: Passphrase, beneath: Link | None = None) -> Link:
+    """Connect to `hop`, over the connection `beneath` to a jump host if there is one.
+
+    Raises:
+        LinkError: it cannot be reached, or accepts no key.
+        Untrusted: its host key is not pinned, or another one is.
+    """
+    files = [known_hosts.parse(_text(path), str(path)) for path in hop.known_hosts]
+    kinds = [entry.kind for entry in known_hosts.pinned(files, hop.names)]
+    transport = _handshake(hop, beneath, kinds)
+    link = Link(transport, hop, beneath)
+    try:
+        _trust(hop, files, transport)
+        _authenticate(hop, transport, passphrase)
+        transport.set_keepalive(KEEPALIVE_S)
+        transport.channel_timeout = OPEN_S
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def host_key(hop: Hop, beneath: Link | None = None) -> tuple[str, bytes]:
+    """The kind and the key that `hop` shows now, whoever it is: for pinning. Raises `LinkError`."""
+    transport = _handshake(hop, beneath, ())
+    try:
+        key = transport.get_remote_server_key()
+        return str(key.get_name()), bytes(key.asbytes())
+    finally:
+        Link(transport, hop, beneath).close()
+
+
+def _handshake(hop: Hop, beneath: Link | None, kinds: Sequence[str]) -> paramiko.Transport:
+    sock = _socket(hop) if beneath is None else _channel(hop, beneath)
+    try:
+        transport = paramiko.Transport(sock)
+    except _BROKEN as e:
+        sock.close()
+        raise LinkError(f"{hop.place} hung up: {_why(e)}") from e
+    sock.settimeout(IDLE_LOOK_S)
+    transport.banner_timeout = transport.handshake_timeout = hop.timeout_s
+    transport.auth_timeout = AUTH_S
+    options = transport.get_security_options()
+    options.ciphers, options.digests = _CIPHERS, _MACS
+    options.key_types = _preferred(options.key_types, kinds)
+    done = threading.Event()
+    try:
+        transport.start_client(event=done)
+        if not done.wait(hop.timeout_s) or not transport.is_active():
+            raise transport.get_exception() or TimeoutError
+    except BaseException as e:
+        Link(transport, hop, beneath).close()
+        if not isinstance(e, _BROKEN):
+            raise
+        raise LinkError(_no_ssh(hop, e), "see that an SSH server listens there") from e
+    return transport
+
+
+def _socket(hop: Hop) -> socket.socket:
+    try:
+        sock = socket.create_connection((hop.host, hop.port), hop.timeout_s)
+    except OSError as e:
+        raise _unreached(hop, e) from e
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+    return sock
+
+
+def _unreached(hop: Hop, e: OSError) -> LinkError:
+    if isinstance(e, socket.gaierror):
+        why = (e.strerror or str(e)).lower()
+        return LinkError(f"the name {hop.host} cannot be resolved: {why}", "see connect.host")
+    if isinstance(e, TimeoutError):
+        return LinkError(f"{hop.place} does not answer within {hop.timeout_s:g} s", "is it up, and is the way open?")
+    if isinstance(e, ConnectionRefusedError):
+        return LinkError(f"{hop.place} refuses the connection", "is its SSH server up, and the port right?")
+    return LinkError(f"{hop.place} cannot be reached: {(e.strerror or str(e)).lower()}", "is it up?")
+
+
+def _channel(hop: Hop, beneath: Link) -> paramiko.Channel:
+    try:
+        return beneath.open(hop.host, hop.port, hop.timeout_s)
+    except ConnectionError as e:
+        raise LinkError(f"{hop.place} cannot be reached from jump host {beneath.hop.place}: {e}") from e
+
+
+def _no_ssh(hop: Hop, e: BaseException) -> str:
+    if isinstance(e, TimeoutError):
+        return f"{hop.place} answers, and does not speak SSH within {hop.timeout_s:g} s"
+    return f"{hop.place} broke off before it was known: {_why(e)}"
+
+
+def _preferred(offered: Sequence[str], kinds: Sequence[str]) -> tuple[str, ...]:
+    """Host key algorithms, those of pinned keys first, so that the machine shows the key that we know."""
+    known = {"rsa-sha2-512", "rsa-sha2-256"} if "ssh-rsa" in kinds else set()
+    return tuple(sorted(offered, key=lambda kind: kind not in known and kind not in kinds))
+
+
+def _trust(hop: Hop, files: Sequence[Sequence[known_hosts.Entry]], transport: paramiko.Transport) -> None:
+    key = transport.get_remote_server_key()
+    verdict = known_hosts.judge(files, hop.names, key.asbytes())
+    found = f"{key.get_name()} {known_hosts.fingerprint(key.asbytes())}"
+    if verdict.answer == "unknown":
+        raise Untrusted(f"the host key of {hop.place} is not pinned; it shows {found}", changed=False)
+    if verdict.answer == "revoked":
+        raise Untrusted(f"{hop.place} shows {found}, which {verdict.pinned[0].where} revokes", changed=True)
+    if verdict.answer == "changed":
+        first = next((e for e in verdict.pinned if e.kind == key.get_name()), verdict.pinned[0])
+        expected = f"{first.kind} {first.fingerprint} ({first.where})"
+        raise Untrusted(f"the host key of {hop.place} has changed: expected {expected}, found {found}", changed=True)
+
+
+def _authenticate(hop: Hop, transport: paramiko.Transport, passphrase: Passphrase) -> None:
+    tried: list[str] = []
+    unusable: list[str] = []
+    with offers(hop, passphrase) as keys:
+        for offer in keys:
+            if isinstance(offer, Unusable):
+                unusable.append(str(offer))
+            elif _accepts(hop, transport, offer.key):
+                return
+            else:
+                tried.append(offer.label)
+            if not transport.is_active():
+                raise LinkError(
+                    f"{hop.who} hung up after {len(tried)} keys ({', '.join(tried)})", "name the right one: connect.key"
+                )
+    refused = f"{hop.who} accepts none of the keys offered ({', '.join(tried)})" if tried else ""
+    nothing = "" if refused or unusable else f"there is no key to offer to {hop.who}"
+    raise LinkError(
+        "; ".join(part for part in (refused, nothing, *unusable) if part), "see connect.user and connect.key"
+    )
+
+
+def _accepts(hop: Hop, transport: paramiko.Transport, key: Any) -> bool:
+    try:
+        left = transport.auth_publickey(hop.user, key)
+    except paramiko.BadAuthenticationType as e:
+        raise LinkError(f"{hop.who} takes no keys, only {', '.join(e.allowed_types)}") from e
+    except paramiko.AuthenticationException as e:
+        if "timeout" in str(e).lower():
+            raise LinkError(f"{hop.who} did not say within {AUTH_S:g} s whether it accepts the key") from e
+        return False
+    except _BROKEN as e:
+        if transport.is_active():  # the ssh-agent could not sign
+            return False
+        raise LinkError(_broke(hop, e)) from e
+    if left:
+        raise LinkError(f"{hop.who} wants more than a key: {', '.join(left)}")
+    return True
+
+
+def _sftp(transport: paramiko.Transport) -> paramiko.SFTPClient:
+    channel = transport.open_session(timeout=OPEN_S)
+    channel.invoke_subsystem("sftp")
+    channel.settimeout(SFTP_S)
+    return paramiko.SFTPClient(channel)
+
+
+def _all(receive: Callable[[int], bytes]) -> bytes:
+    return b"".join(iter(lambda: receive(1 << 18), b""))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _broke(hop: Hop, e: BaseException) -> str:
+    return f"the connection to {hop.place} broke: {_why(e)}"
+
+
+def _why(e: BaseException) -> str:
+    if isinstance(e, EOFError):
+        return "the other side closed it"
+    said = getattr(e, "strerror", None) or str(e) or type(e).__name__
+    return said.rstrip(".")[:1].lower() + said.rstrip(".")[1:]

@@ -1,0 +1,176 @@
+"""Where an SSH connection goes and who it says it is: fleet.yaml's `connect` over what ``~/.ssh/config`` says.
+
+``EDGECTL_SSH_CONFIG`` names another file in its place. Jump hosts are looked up there too, as `ssh -J` does.
+"""
+
+from __future__ import annotations
+
+import getpass
+import glob
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgectl.connectors.known_hosts import address
+from edgectl.core.errors import ConfigError
+from edgectl.inventory.types import Connect, SecretRef
+from edgectl.workspace import Workspace
+
+ENVIRONMENT = "EDGECTL_SSH_CONFIG"
+CONNECT_S = 10.0
+"""For a connection to one machine, where ``ConnectTimeout`` says nothing else."""
+MOST_JUMPS = 8
+DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?/?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hop:
+    """One machine on the way, the node itself included."""
+
+    host: str
+    port: int
+    user: str
+    names: tuple[str, ...]
+    """What it is called in ``known_hosts``, the name that wins first."""
+    keys: tuple[Path, ...] = ()
+    """Private keys that are offered before the agent's others."""
+    only: bool = False
+    """Offer no other key."""
+    agent: bool = True
+    known_hosts: tuple[Path, ...] = ()
+    """Files with pinned keys; the first that knows the machine decides."""
+    timeout_s: float = CONNECT_S
+
+    @property
+    def place(self) -> str:
+        """``host:port``, for messages."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def who(self) -> str:
+        return f"{self.user}@{self.place}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The way to one machine. Equal ways share a connection."""
+
+    hops: tuple[Hop, ...]
+    """Jump hosts in order, then the machine itself."""
+    passphrase: SecretRef | None = None
+    """Of the private keys that need one."""
+
+    @property
+    def last(self) -> Hop:
+        return self.hops[-1]
+
+    @property
+    def before(self) -> Target | None:
+        """The way to the last jump host."""
+        return Target(hops=self.hops[:-1], passphrase=self.passphrase) if len(self.hops) > 1 else None
+
+
+def resolve(name: str, connect: Connect, workspace: Workspace, config: Path | None = None) -> Target:
+    """The way to node `name`.
+
+    Raises:
+        ConfigError: ``~/.ssh/config`` makes no sense, or jump hosts lead in a circle.
+    """
+    found = _Config(config or Path(os.environ.get(ENVIRONMENT) or "~/.ssh/config").expanduser())
+    key = workspace.resolve(connect.key) if connect.key else None
+    maker = _Hops(found, workspace.root / "known_hosts", key)
+    last = maker.hop(connect.host, connect.user, connect.port, own_key=True)
+    jump = connect.jump or found.lookup(connect.host).get("proxyjump", "")
+    before = maker.jumps(jump)
+    if before:  # private addresses repeat from site to site; the node's name does not
+        last = _named(last, (name.lower(), *last.names))
+    return Target(hops=(*before, last), passphrase=connect.key_passphrase)
+
+
+def _named(hop: Hop, names: tuple[str, ...]) -> Hop:
+    from dataclasses import replace
+
+    return replace(hop, names=names)
+
+
+class _Hops:
+    def __init__(self, config: _Config, known_hosts: Path, key: Path | None) -> None:
+        self._config, self._known_hosts, self._key = config, known_hosts, key
+
+    def hop(self, host: str, user: str = "", port: int = 0, own_key: bool = False) -> Hop:
+        said = self._config.lookup(host)
+        address_, port = str(said.get("hostname", host)), port or int(said.get("port", 22))
+        keys = [Path(path).expanduser() for path in said.get("identityfile", ())]
+        if self._key is not None:
+            keys = [self._key] if own_key else [*keys, self._key]
+        user_files = str(said.get("userknownhostsfile", "~/.ssh/known_hosts")).split()
+        return Hop(
+            host=address_,
+            port=port,
+            user=user or str(said.get("user", "")) or getpass.getuser(),
+            names=(str(said["hostkeyalias"]).lower(),) if "hostkeyalias" in said else (address(address_, port),),
+            keys=tuple(keys),
+            only=bool(self._key and own_key) or said.get("identitiesonly", "no") == "yes",
+            agent=said.get("identityagent", "") != "none",
+            known_hosts=(self._known_hosts, *(Path(file).expanduser() for file in user_files)),
+            timeout_s=float(said.get("connecttimeout", CONNECT_S)),
+        )
+
+    def jumps(self, jump: str) -> tuple[Hop, ...]:
+        """The chain of ``a,b,c``; the first may have a jump host of its own in ``~/.ssh/config``."""
+        chain: list[Hop] = []
+        while jump and jump.lower() != "none":
+            parts = [_jump(part) for part in jump.split(",")]
+            chain[:0] = [self.hop(*part) for part in parts]
+            if len(chain) > MOST_JUMPS:
+                raise ConfigError(f"jump host {parts[0][0]}: the chain of jump hosts has more than {MOST_JUMPS}")
+            jump = str(self._config.lookup(parts[0][0]).get("proxyjump", ""))
+        return tuple(chain)
+
+
+def _jump(text: str) -> tuple[str, str, int]:
+    matched = _JUMP.fullmatch(text.strip())
+    if matched is None or int(matched["port"] or 22) > 65535:
+        raise ConfigError(f"jump host {text.strip()!r}: expected [user@]host[:port]")
+    return matched["host"].strip("[]"), matched["user"] or "", int(matched["port"] or 0)
+
+
+class _Config:
+    """``~/.ssh/config``; an absent file says nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._parsed: Any = None
+
+    def lookup(self, host: str) -> Mapping[str, Any]:
+        from paramiko import SSHConfig, SSHException
+
+        try:
+            if self._parsed is None:
+                self._parsed = SSHConfig.from_text("\n".join(_lines(self._path, 0)))
+            said: Mapping[str, Any] = self._parsed.lookup(host)
+        except (SSHException, ValueError, ImportError) as e:
+            raise ConfigError(f"{self._path} cannot be used: {e}") from e
+        return said
+
+
+def _lines(path: Path, depth: int) -> Iterator[str]:
+    """The file's lines with ``Include`` carried out, which paramiko does not do."""
+    if not path.is_file():
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
+    for line in text.splitlines():
+        matched = re.fullmatch(r"\s*include(?:\s+|\s*=\s*)(.+?)\s*", line, re.IGNORECASE)
+        if matched is None or depth >= MOST_JUMPS:
+            yield line
+            continue
+        for pattern in matched[1].split():
+            for found in sorted(glob.glob(str(path.parent / Path(pattern.strip('"')).expanduser()))):
+                yield from _lines(Path(found), depth + 1)
