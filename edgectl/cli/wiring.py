@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgectl.connectors.interface import Connector
     from edgectl.inventory.agent_config import Columns
     from edgectl.inventory.types import Inventory, Node, SecretRef
+    from edgectl.machine.interface import Host
     from edgectl.registry.directory import DirectoryRegistry
     from edgectl.store.store import Store
     from edgectl.trust.authority import Authority
@@ -118,6 +119,13 @@ def connect(workspace: Workspace, fleet: Inventory, store: Store | None = None) 
         return NodeClient(name, reach(fleet.node(name)))
 
     return to
+
+
+def machine(workspace: Workspace, fleet: Inventory, node: Node) -> Host:
+    """The machine that `node` runs on, as its administrator; by SSH, however its agent is reached."""
+    from edgectl.connectors.ssh_host import host
+
+    return host(node, context(workspace, fleet))
 
 
 def columns(workspace: Workspace) -> Callable[[str], Columns]:
