@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import lab
+from tests.support import lab, postgresql
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,6 +21,7 @@ def shared_data() -> Path:
 
 MISSING = {
     "lab": lab.missing,
+    "postgresql": postgresql.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",
     "shared": lambda: None if shared_data().is_dir() else "needs the labelled data in ../shared/data",
 }

@@ -1,7 +1,5 @@
-"""Opens the store's database and turns what it complains about into sentences.
-
-SQLite runs with a rollback journal where its library is older than 3.51.3 (earlier ones can lose a committed WAL
-transaction at a checkpoint), else with a WAL; in both with ``synchronous=FULL``. Only this file knows SQLite.
+"""Opens the store's database, and gives its transactions. What differs between databases is in `sqlite` and
+`postgresql`.
 """
 
 from __future__ import annotations
@@ -9,20 +7,21 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
+from sqlalchemy import Connection, Engine, func, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from edgectl.core.errors import ConfigError, EdgeError, LockHeld, StorageError
-from edgectl.store import schema
+from edgectl.core.errors import ConfigError, EdgeError
+from edgectl.store import postgresql, schema, sqlite
 
 BUSY_S = 5.0
-WAL_FROM = (3, 51, 3)
+
+DIALECTS: dict[str, ModuleType] = {"sqlite": sqlite, "postgresql": postgresql}
 
 
 class Database:
@@ -34,41 +33,68 @@ class Database:
         root: Path,
         migrations: Mapping[int, schema.Migration] = schema.MIGRATIONS,
         version: int = schema.VERSION,
+        password: Callable[[], str] | None = None,
     ) -> None:
-        self._url = url
+        self._given = url
         self._root = root
-        self._migrations = migrations
-        self._version = version
+        self._password = password
+        self.migrations = migrations
+        self.version = version
         self._engine: Engine | None = None
+        self._url: URL | None = None
+        self._dialect: ModuleType = sqlite
         self._turn = threading.RLock()
+        self._held = ExitStack()
 
-    def open(self) -> None:
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self, *, alone: bool = False, migrate: bool | None = None) -> None:
         """Connect, create missing tables, bring older ones forward.
 
+        Args:
+            alone: be the only one who uses the store; nobody else can open it meanwhile.
+            migrate: whether older tables are brought forward; by default only those of a file, because a shared
+                database is also somebody else's.
+
         Raises:
-            ConfigError: a URL that is none, a missing driver, a file that is no store, a store of a newer edgectl.
-            LockHeld, StorageError: as `write`.
+            ConfigError: a URL that is none, a missing driver, a file that is no store, a store of a newer edgectl, or
+                of an older one that is not to be migrated.
+            LockHeld, StorageError: as `write`; and `LockHeld` where somebody else is, or wants to be, alone.
         """
-        url = _resolve(self._url, self._root)
-        if url.database and url.get_backend_name() == "sqlite" and url.database != ":memory:":
-            try:
-                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise StorageError(f"cannot create the store's folder {Path(url.database).parent}: {e.strerror}") from e
+        self.connect(alone=alone)
         try:
-            self._engine = create_engine(url)
+            with self.write() as connection:
+                self._bring_forward(connection, self._dialect.MIGRATES_BY_ITSELF if migrate is None else migrate)
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self, *, alone: bool = False) -> None:
+        """Connect, and leave the tables as they are. Raises as `open`."""
+        self._url, self._dialect = _resolve(self._given, self._root)
+        if self._password is not None:
+            self._url = self._url.set(password=self._password())
+        self._dialect.prepare(self._url)
+        try:
+            self._engine = self._dialect.engine(self._url, BUSY_S)
         except (NoSuchModuleError, ModuleNotFoundError) as e:
-            raise ConfigError(f"store {url.drivername!r} needs a driver that is not installed: {e}") from e
-        if url.get_backend_name() == "sqlite":
-            _tune_sqlite(self._engine)
-        with self.write() as connection:
-            self._bring_forward(connection)
+            hint = "pip install 'edgectl[postgresql]'" if self._dialect is postgresql else None
+            raise ConfigError(f"store: {self._url.drivername} needs a driver that is not installed", hint=hint) from e
+        try:
+            with self._said():
+                self._held.enter_context(self._dialect.presence(self._engine, self._url, alone))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Release all connections."""
+        self._held.close()
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+
+    # ── transactions ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -76,7 +102,7 @@ class Database:
 
         Raises:
             LockHeld: another process has been writing for longer than 5 seconds.
-            StorageError: disk full, not writable, damaged.
+            StorageError: disk full, not writable, damaged, no answer.
         """
         with self._turn, self._said(), self._connected().connect() as connection:
             connection = connection.execution_options(writes=True)
@@ -89,6 +115,55 @@ class Database:
         with self._said(), self._connected().connect() as connection, connection.begin():
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One consistent view for as long as it takes, without keeping writers waiting. Raises as `write`."""
+        with self._said(), self._dialect.snapshot(self._connected(), BUSY_S, self.shown) as connection:
+            yield connection
+
+    def reclaim(self) -> None:
+        """Give back the room of deleted rows. Raises as `write`."""
+        with self._turn, self._said():
+            self._dialect.reclaim(self._connected())
+
+    # ── about it ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def shown(self) -> str:
+        """How messages call the store."""
+        return str(self._dialect.shown(self._url)) if self._url is not None else self._given
+
+    @property
+    def kind(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._url.get_backend_name() if self._url is not None else ""
+
+    def size(self, connection: Connection) -> int:
+        """Bytes that the store takes."""
+        return int(self._dialect.size(connection))
+
+    def after_explicit_keys(self, connection: Connection) -> None:
+        """To be called where rows were inserted together with their generated keys."""
+        self._dialect.after_explicit_keys(connection)
+
+    def tables(self, connection: Connection) -> frozenset[str]:
+        """Names of the tables that are there."""
+        return frozenset(inspect(connection).get_table_names())
+
+    def found(self, connection: Connection) -> int:
+        """The schema of the tables; 0 where there are none. Raises `ConfigError` if they are not a store's."""
+        there = self.tables(connection)
+        if not there:
+            return 0
+        if schema.schema_version.name not in there:
+            raise ConfigError(f"{self.shown} is a database, but not an edgectl store")
+        found = connection.scalar(select(func.max(schema.schema_version.c.version))) or 0
+        if found > self.version:
+            raise ConfigError(
+                f"the store has schema {found}, this edgectl knows {self.version}", hint="use the newer edgectl"
+            )
+        return int(found)
+
     def _connected(self) -> Engine:
         if self._engine is None:
             raise EdgeError("the store is not open")
@@ -98,81 +173,41 @@ class Database:
     def _said(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as e:
-            raise _explain(e, _shown(_resolve(self._url, self._root))) from e
+        except (DBAPIError, sqlite3.Error) as e:
+            raise self._dialect.explain(e, self.shown) from e
 
-    def _bring_forward(self, connection: Connection) -> None:
-        there = set(inspect(connection).get_table_names())
-        if there and schema.schema_version.name not in there:
-            raise ConfigError(f"{_shown(_resolve(self._url, self._root))} is a database, but not an edgectl store")
-        if not there:
+    def _bring_forward(self, connection: Connection, migrate: bool) -> None:
+        found = self.found(connection)
+        if not found:
             schema.metadata.create_all(connection)
-            _record(connection, self._version)
-            return
-        found = connection.scalar(select(func.max(schema.schema_version.c.version))) or 0
-        if found > self._version:
+            return record(connection, self.version)
+        if found < self.version and not migrate:
             raise ConfigError(
-                f"the store has schema {found}, this edgectl knows {self._version}", hint="use the newer edgectl"
+                f"the store has schema {found}, this edgectl needs {self.version}",
+                hint="edgectl store migrate (older edgectls cannot open it afterwards)",
             )
-        for step in range(found, self._version):
-            self._migrations[step](connection)
-            _record(connection, step + 1)
+        return advance(connection, found, self.version, self.migrations)
 
 
-def _record(connection: Connection, version: int) -> None:
+def advance(connection: Connection, found: int, version: int, migrations: Mapping[int, schema.Migration]) -> None:
+    """Bring the tables from schema `found` to `version`, and note each step."""
+    for step in range(found, version):
+        migrations[step](connection)
+        record(connection, step + 1)
+
+
+def record(connection: Connection, version: int) -> None:
+    """Note that the tables have this schema now."""
     connection.execute(schema.schema_version.insert().values(version=version, applied_ns=time.time_ns()))
 
 
-def _resolve(url: str, root: Path) -> URL:
-    """`url` with a relative SQLite path placed below `root`."""
+def _resolve(url: str, root: Path) -> tuple[URL, ModuleType]:
+    """`url` complete, and what knows its kind of database."""
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError) as e:
-        raise ConfigError(f"store: expected a URL such as sqlite:///.edgectl/state.db, found {url!r}") from e
-    if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
-        return parsed.set(database=str(root / parsed.database))
-    return parsed
-
-
-def _shown(url: URL) -> str:
-    return url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
-
-
-def _tune_sqlite(engine: Engine) -> None:
-    journal = "WAL" if sqlite3.sqlite_version_info >= WAL_FROM else "DELETE"
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN comes too late and is never IMMEDIATE
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
-        if cursor.execute("PRAGMA journal_mode").fetchone()[0].upper() != journal:
-            cursor.execute(f"PRAGMA journal_mode = {journal}")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        # A reader that turns writer cannot wait for the lock (it would deadlock), so a writer says so at once.
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _explain(error: DBAPIError, where: str) -> EdgeError:
-    text = str(error.orig).lower()
-    if "locked" in text or "busy" in text:
-        return LockHeld(f"the store {where} is in use by another process", hint="wait for it to end and repeat")
-    if "full" in text:
-        return StorageError(f"no space left for the store {where}", hint="free space and repeat", reason="full")
-    if "readonly" in text or "read-only" in text:
-        return StorageError(f"the store {where} cannot be written: {error.orig}")
-    if "malformed" in text or "not a database" in text or "corrupt" in text:
-        return StorageError(
-            f"the store {where} is damaged: {error.orig}",
-            hint="move it away and run `edgectl collect`: reports and unreleased alerts come again from the nodes",
-            reason="damaged",
-        )
-    if "unable to open" in text:
-        return StorageError(f"the store {where} cannot be opened: {error.orig}")
-    return StorageError(f"the store {where} refused: {error.orig}")
+        dialect = DIALECTS[parsed.get_backend_name()]
+    except (ArgumentError, ValueError, KeyError) as e:
+        raise ConfigError(
+            f"store: expected a URL such as sqlite:///.edgectl/state.db or postgresql://ops@db/edgectl, found {url!r}"
+        ) from e
+    return dialect.placed(parsed, root), dialect

@@ -201,10 +201,12 @@ Migration = Callable[[Connection], None]
 
 
 def _add_log_id(connection: Connection) -> None:
+    """Positions say which outbox they count in."""
     connection.execute(text("ALTER TABLE positions ADD COLUMN log_id VARCHAR(64) DEFAULT '' NOT NULL"))
 
 
 def _add_pull(connection: Connection) -> None:
+    """Tables for orders, credentials and invites."""
     metadata.create_all(connection, tables=[orders, credentials, invites])
 
 

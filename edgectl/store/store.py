@@ -11,6 +11,7 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -25,10 +26,10 @@ from edgectl.store.rollouts import Rollouts
 
 
 class Store:
-    """`url` as SQLAlchemy has it; a relative SQLite path is below `root`."""
+    """`url` as SQLAlchemy has it; a relative SQLite path is below `root`. `password` is fetched when it is opened."""
 
-    def __init__(self, url: str, root: Path) -> None:
-        self._database = Database(url, root)
+    def __init__(self, url: str, root: Path, password: Callable[[], str] | None = None) -> None:
+        self._database = Database(url, root, password=password)
         self.nodes = Nodes(self._database)
         self.alerts = Alerts(self._database)
         self.rollouts = Rollouts(self._database)

@@ -7,7 +7,6 @@ import itertools
 import multiprocessing
 import random
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -29,18 +28,11 @@ from sqlalchemy import text
 from edgectl.core.audit import Finding
 from edgectl.core.errors import ConfigError, LockHeld, NothingMatched, StorageError
 from edgectl.core.rollout import Entry, IllegalEvent, Phase, Plan, begin
-from edgectl.store import engine, schema
+from edgectl.store import engine, schema, sqlite
 from edgectl.store.alerts import Position
 from edgectl.store.nodes import HISTORY
 from edgectl.store.store import Store
-
-URL = "sqlite:///deep/state.db"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(URL, tmp_path) as opened:
-        yield opened
+from tests.support.raw_store import raw
 
 
 def report(node: str = "a", clock_ns: int = 0) -> Report:
@@ -159,12 +151,10 @@ def test_the_same_report_again_is_as_old_as_it_was(store: Store) -> None:
     assert store.nodes.all()["a"].received_ns == 300
 
 
-def test_the_history_of_reports_is_short_and_forgotten_with_the_node(store: Store, tmp_path: Path) -> None:
+def test_the_history_of_reports_is_short_and_forgotten_with_the_node(store: Store, url: str, tmp_path: Path) -> None:
     for i in range(HISTORY + 5):
         store.nodes.save(report(clock_ns=i), i + 1)
-    with sqlite3.connect(tmp_path / "deep" / "state.db") as raw:
-        assert raw.execute("SELECT count(*), min(received_ns) FROM reports").fetchone() == (HISTORY, 6)
-    raw.close()
+    assert raw(url, tmp_path, "SELECT count(*), min(received_ns) FROM reports") == [(HISTORY, 6)]
     store.nodes.forget("a")
     assert store.nodes.all() == {}
 
@@ -172,21 +162,19 @@ def test_the_history_of_reports_is_short_and_forgotten_with_the_node(store: Stor
 # ── rollouts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_journal_is_the_truth_and_the_tables_reflect_it(store: Store, tmp_path: Path) -> None:
+def test_the_journal_is_the_truth_and_the_tables_reflect_it(store: Store, url: str, tmp_path: Path) -> None:
     record = store.rollouts.create(plan(), "mona", 1)
     progress = begin(record.plan)
     for i, (event, node) in enumerate([("start", ""), ("offer", "a"), ("lose", "a")]):
         progress = store.rollouts.append(
             record.number, progress, Entry(event=event, node=node, at_ns=i + 2, detail="no answer" if node else "")
         )
-    with Store(URL, tmp_path) as other:
+    with Store(url, tmp_path) as other:
         again = other.rollouts.get("r-1")
         assert other.rollouts.progress(again) == progress
         assert (again.state, again.changed_ns, again.plan) == ("running", 4, plan())
         assert other.rollouts.create(plan(), "mona", 1).name == "r-2"
-    with sqlite3.connect(tmp_path / "deep" / "state.db") as raw:
-        rows = raw.execute("SELECT state, detail FROM rollout_nodes WHERE node = 'a' AND rollout = 1").fetchall()
-    raw.close()
+    rows = raw(url, tmp_path, "SELECT state, detail FROM rollout_nodes WHERE node = 'a' AND rollout = 1")
     assert rows == [("unreachable", "no answer")]
 
 
@@ -197,13 +185,11 @@ def test_an_illegal_event_writes_nothing(store: Store) -> None:
     assert store.rollouts.journal(record.number) == ()
 
 
-def test_a_gap_in_a_journal_is_damage(store: Store, tmp_path: Path) -> None:
+def test_a_gap_in_a_journal_is_damage(store: Store, url: str, tmp_path: Path) -> None:
     record = store.rollouts.create(plan(), "mona", 1)
     progress = store.rollouts.append(record.number, begin(plan()), Entry(event="start", at_ns=2))
     store.rollouts.append(record.number, progress, Entry(event="assign", at_ns=3, epoch=1))
-    with sqlite3.connect(tmp_path / "deep" / "state.db") as raw:
-        raw.execute("DELETE FROM rollout_journal WHERE sequence = 1")
-    raw.close()
+    raw(url, tmp_path, "DELETE FROM rollout_journal WHERE sequence = 1")
     with pytest.raises(StorageError, match="journal of r-1 has a gap"):
         store.rollouts.journal(record.number)
 
@@ -252,39 +238,43 @@ def test_a_look_in_between_neither_tells_nor_hides(store: Store) -> None:
 # ── what is wrong with a store ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_store_of_a_newer_edgectl_is_refused(store: Store, tmp_path: Path) -> None:
+def test_a_store_of_a_newer_edgectl_is_refused(store: Store, url: str, tmp_path: Path) -> None:
     store.close()
-    with sqlite3.connect(tmp_path / "deep" / "state.db") as raw:
-        raw.execute("INSERT INTO schema_version VALUES (99, 0)")
-    raw.close()
+    raw(url, tmp_path, "INSERT INTO schema_version VALUES (99, 0)")
     with pytest.raises(ConfigError, match=rf"schema 99, this edgectl knows {schema.VERSION} → use the newer edgectl"):
-        Store(URL, tmp_path).open()
+        Store(url, tmp_path).open()
 
 
-def test_an_older_store_is_brought_forward_in_one_transaction(tmp_path: Path) -> None:
-    Store(URL, tmp_path).open().close()
+def test_an_older_store_is_brought_forward_in_one_transaction(url: str, tmp_path: Path) -> None:
+    Store(url, tmp_path).open().close()
     now = schema.VERSION
     steps = {now: lambda c: c.execute(text("ALTER TABLE actions ADD COLUMN extra TEXT")), now + 1: lambda c: 1 / 0}
-    newer = engine.Database(URL, tmp_path, steps, version=now + 1)
-    newer.open()
+    newer = engine.Database(url, tmp_path, steps, version=now + 1)
+    newer.open(migrate=True)
     with newer.read() as connection:
         connection.execute(text("SELECT extra FROM actions"))
     newer.close()
-    broken = engine.Database(URL, tmp_path, steps, version=now + 2)
+    broken = engine.Database(url, tmp_path, steps, version=now + 2)
     with pytest.raises(ZeroDivisionError):
-        broken.open()
+        broken.open(migrate=True)
     broken.close()
-    engine.Database(URL, tmp_path, steps, version=now + 1).open()
+    newer.open()
+    newer.close()
 
 
-def test_positions_of_the_first_schema_are_of_an_unknown_outbox(tmp_path: Path) -> None:
-    Store(URL, tmp_path).open().close()
-    with sqlite3.connect(tmp_path / "deep" / "state.db") as raw:
-        raw.execute("ALTER TABLE positions DROP COLUMN log_id")
-        raw.execute("INSERT INTO positions (node, after_seq, lost) VALUES ('a', 4, '[[1, 2]]')")
-        raw.execute("UPDATE schema_version SET version = 1")
-    raw.close()
-    with Store(URL, tmp_path) as store:
+def test_positions_of_the_first_schema_are_of_an_unknown_outbox(url: str, tmp_path: Path) -> None:
+    Store(url, tmp_path).open().close()
+    raw(
+        url,
+        tmp_path,
+        "ALTER TABLE positions DROP COLUMN log_id",
+        "INSERT INTO positions (node, after_seq, lost) VALUES ('a', 4, '[[1, 2]]')",
+        "UPDATE schema_version SET version = 1",
+    )
+    database = engine.Database(url, tmp_path)
+    database.open(migrate=True)
+    database.close()
+    with Store(url, tmp_path) as store:
         assert store.alerts.position("a") == Position(node="a", after=4, lost=((1, 2),))
         moved = Position(node="a", after=5, log_id="x" * 32)
         store.alerts.save([], [moved, Position(node="b", after=1)], 1)
@@ -336,25 +326,26 @@ def test_damage_is_one_sentence(tmp_path: Path, damage: str) -> None:
     assert e.value.exit_code == 75
 
 
-def _hold(path: str, held: object, done: object) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("BEGIN EXCLUSIVE")
-    held.set()  # type: ignore[attr-defined]
-    done.wait(60)  # type: ignore[attr-defined]
-    connection.close()
+def _hold(url: str, root: Path, held: object, done: object) -> None:
+    database = engine.Database(url, root)
+    database.open()
+    with database.write():
+        held.set()  # type: ignore[attr-defined]
+        done.wait(60)  # type: ignore[attr-defined]
+    database.close()
 
 
 def test_a_store_that_another_process_holds_is_exit_code_50(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "BUSY_S", 0.2)
     context = multiprocessing.get_context("spawn")
     held, done = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(tmp_path / "deep" / "state.db"), held, done))
+    holder = context.Process(target=_hold, args=(url, tmp_path, held, done))
     holder.start()
     try:
         assert held.wait(60)
-        with pytest.raises(LockHeld, match="in use by another process") as e, Store(URL, tmp_path):
+        with pytest.raises(LockHeld, match="in use by another process") as e, Store(url, tmp_path):
             pass
         assert e.value.exit_code == 50
     finally:
@@ -379,16 +370,16 @@ def test_a_full_disk_is_exit_code_75_and_the_store_stays_whole(small_disk: Path)
         assert len(again.alerts.find()) == whole
 
 
-@pytest.mark.parametrize("url", ["nonsense", "mysql+nothing://x/y", "postgresql://ops@db/edgectl"])
+@pytest.mark.parametrize("url", ["nonsense", "mysql+nothing://x/y", "mysql://ops@db/edgectl"])
 def test_a_url_that_cannot_be_opened_is_exit_code_3(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError):
         Store(url, tmp_path).open()
 
 
-def test_sqlite_runs_durably(store: Store) -> None:
-    with store._database.read() as connection:
+def test_sqlite_runs_durably(tmp_path: Path) -> None:
+    with Store("sqlite:///s.db", tmp_path) as store, store._database.read() as connection:
         mode = connection.execute(text("PRAGMA journal_mode")).scalar()
-        assert mode == ("wal" if sqlite3.sqlite_version_info >= engine.WAL_FROM else "delete")
+        assert mode == ("wal" if sqlite3.sqlite_version_info >= sqlite.WAL_FROM else "delete")
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
 
