@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from datetime import datetime
 
 import msgspec
@@ -11,7 +12,7 @@ from edgectl_agent.core.units import format_duration
 from edgectl.core.records import NodeRecord
 from edgectl.core.selector import select
 from edgectl.core.status import condition
-from edgectl.inventory.types import Inventory, Node
+from edgectl.inventory.types import Connect, Inventory, Node
 
 _STYLES = {"healthy": "green", "warming": "yellow", "degraded": "yellow", "unknown": "dim"}
 
@@ -51,29 +52,42 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 def nodes(fleet: Inventory, records: Mapping[str, NodeRecord], selector: str, now: datetime) -> list[NodeRow]:
     """Rows in the order of fleet.yaml. Raises as `edgectl.core.selector.select`."""
     chosen = select({node.name: node.fields for node in fleet.nodes}, selector) if selector else fleet.names
-    now_ns = int(now.timestamp() * 1e9)
-    return [_row(node, records.get(node.name), now_ns) for node in fleet.nodes if node.name in set(chosen)]
+    now_ns, meant = int(now.timestamp() * 1e9), set(chosen)
+    return [_row(node, records.get(node.name), now_ns) for node in fleet.nodes if node.name in meant]
 
 
 def node_settings(node: Node) -> list[Setting]:
     """Every setting of `node`, in the order of fleet.yaml's explanation."""
-    limits = msgspec.to_builtins(node.limits)
     values = {
         "tier": node.tier,
-        "connect.via": node.via,
+        **{f"connect.{key}": value for key, value in _connect(node.connect).items()},
+        **{f"agent.{key}": str(value) for key, value in asdict(node.agent).items()},
         "report.every": format_duration(node.report_every_ns),
         "report.silent_after": format_duration(node.silent_after_ns),
-        **{f"limits.{key}": str(value) for key, value in limits.items()},
+        "parent": node.parent,
+        "time_zone": node.time_zone if node.change_window else "",
+        "change_window": node.change_window,
     }
     own = {
         "site": node.site,
+        "profiles": ", ".join(node.profiles),
+        "groups": ", ".join(node.groups),
         **{f"labels.{key}": value for key, value in node.labels.items()},
         **{f"sources.{name}": _shown(source) for name, source in node.sources.items()},
         **{f"models.{recipe}": ", ".join(names) for recipe, names in node.models.items()},
         **{f"actions[{i}]": _shown(action) for i, action in enumerate(node.actions)},
     }
-    said = [Setting(setting=k, value=v, origin=node.origins.get(k, "node")) for k, v in (own | values).items() if v]
-    return [Setting(setting="name", value=node.name, origin="node"), *said]
+    whole = node.origins.get("name", "node")
+    said = [Setting(setting=k, value=v, origin=node.origins.get(k, whole)) for k, v in (own | values).items() if v]
+    return [Setting(setting="name", value=node.name, origin=whole), *said]
+
+
+def _connect(connect: Connect) -> dict[str, str]:
+    """How a node is reached; of a secret only where it is kept."""
+    shown = {f.name: getattr(connect, f.name) for f in fields(connect)}
+    every = shown.pop("every_ns")
+    texts = {key: str(value) for key, value in shown.items() if value}
+    return texts | ({"every": format_duration(every)} if "pull" in texts["via"] else {})
 
 
 def age(seconds: float) -> str:

@@ -23,7 +23,7 @@ def stored(fleet: Inventory, store: Store, now_ns: int) -> Facts:
     return Facts(
         now_ns=now_ns,
         expected={node.name: node.expected for node in fleet.nodes},
-        nodes={name: record for name, record in store.nodes.all().items() if name in fleet.names},
+        nodes={name: record for name, record in store.nodes.all().items() if name in fleet},
         assignment=store.rollouts.desired(),
         critical=store.alerts.find(state="open", severity="critical"),
         rollouts=store.rollouts.all(limit=50),

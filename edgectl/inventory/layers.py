@@ -1,70 +1,81 @@
-"""Settles what each node's settings are and where each was said: built in < defaults < site < node.
+"""Settles what each node's settings are and where each was said.
 
-Pure; profiles and patterns, when they come, are further layers in `_layers`.
+Built in < defaults < profiles (those of the site, then the node's own, left to right) < site < entry < node, key by
+key. An *entry* stands for many nodes: a name pattern, an Ansible inventory or a table. A later entry with the plain
+name of one of them says what is different about it: it is that node's own layer, and no second node.
+
+Pure: what other files say about nodes comes through `Members`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import msgspec
-from edgectl_agent.config import Limits
-from edgectl_agent.core.units import duration_ns, size_bytes
+from edgectl_agent.core.units import duration_ns
 
 from edgectl.core.errors import ConfigError
 from edgectl.core.names import closest
+from edgectl.inventory.checks import check_file, check_layer, check_models
+from edgectl.inventory.patterns import expand, is_pattern
 from edgectl.inventory.types import (
     AgentEntry,
     AgentSettings,
     Connect,
     ConnectEntry,
     FleetFile,
-    HostMetricsEntry,
     Inventory,
     Layer,
-    LimitsEntry,
     Node,
     NodeEntry,
-    ReplayEntry,
     ReportEntry,
     SiteEntry,
 )
 
-T = TypeVar("T")
+Members = Callable[[NodeEntry], Iterable[tuple[NodeEntry, str]]]
+"""An entry that names another file → (what it says about one node, where it says so). Raises `ConfigError`."""
+
+Settings = Mapping[str, tuple[Any, str]]
+"""Path of a key (``connect.via``) → (value, origin)."""
 
 BUILT_IN = Layer(
     tier="far-edge",
     connect=ConnectEntry(via="local", every="15m"),
-    agent=AgentEntry(version="", packages="auto"),
+    agent=AgentEntry(
+        version="", packages="auto", memory="200M", cpu="100%", disk="200M", streams=2000, listen="127.0.0.1:0"
+    ),
     report=ReportEntry(every="60s", silent_after="5m"),
-    limits=LimitsEntry(memory="200M", cpu="100%", outbox="200M", streams=2000),
 )
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SITE_ONLY = ("parent", "time_zone", "change_window")
 
-def settle(file: FleetFile) -> Inventory:
+
+def no_members(entry: NodeEntry) -> Iterable[tuple[NodeEntry, str]]:
+    """For fleets that name no other file."""
+    raise ConfigError(f"{entry.origin}: other inventories are read relative to fleet.yaml's folder, and none is given")
+
+
+def settle(file: FleetFile, members: Members = no_members) -> Inventory:
     """The fleet with every default applied.
 
     Raises:
-        ConfigError: ``path.of.key: expected …, found …`` for what types alone cannot say: unknown sites and sources,
-            names twice, malformed durations, sizes and zones.
+        ConfigError: ``path.of.key: expected …, found …`` for what types alone cannot say: unknown sites, profiles and
+            sources, names twice, malformed durations, sizes and zones.
     """
-    try:
-        ZoneInfo(file.time_zone)
-    except (KeyError, ValueError, OSError):
-        raise ConfigError(f"time_zone: expected a zone such as Europe/Paris, found {file.time_zone!r}") from None
-    _check_layer("defaults", file.defaults)
-    for name, site in (file.sites or {}).items():
-        _check_layer(f"sites.{name}", site or SiteEntry())
-    nodes: dict[str, Node] = {}
-    for i, entry in enumerate(file.nodes or ()):
-        if entry.name in nodes:
-            raise ConfigError(f"nodes[{i}].name: {entry.name!r} is there twice")
-        nodes[entry.name] = _node(f"nodes[{i}]", entry, file)
+    check_file(file)
+    fleet = _Fleet(file)
+    members_of = {draft.name: draft for draft in _drafts(file, members)}
+    nodes = tuple(fleet.node(draft) for draft in members_of.values())
+    _check_parents(file, {node.name for node in nodes})
     return Inventory(
         fleet=file.fleet,
         store_url=file.store,
+        store_password=file.store_password,
         repository_dir=file.repository.dir,
         repository_url=file.repository.url,
         repository_publish=file.repository.publish,
@@ -72,101 +83,238 @@ def settle(file: FleetFile) -> Inventory:
         receiver_url=file.receiver.url,
         receiver_ca_file=file.receiver.ca_file,
         time_zone=file.time_zone,
-        nodes=tuple(nodes.values()),
+        nodes=nodes,
+        sites=tuple(file.sites or ()),
+        profiles=tuple(file.profiles or ()),
     )
 
 
-def _node(key: str, entry: NodeEntry, file: FleetFile) -> Node:
-    site = _site(key, entry, file)
-    _check_layer(key, entry)
-    _check_sources(key, entry)
-    layers = _layers(entry, site, file)
-    origins: dict[str, str] = {}
+# ── which nodes there are ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def setting(path: str) -> Any:
-        for origin, layer in layers:
-            value: Any = layer
-            for step in path.split("."):
-                value = getattr(value, step) if value is not None else None
-            if value is not None:
-                origins[path] = origin
-                return value
-        return None
 
-    origins.update({f"labels.{key}": f"site {entry.site}" for key in site.labels if key not in entry.labels})
-    limits = {name: setting(f"limits.{name}") for name in LimitsEntry.__struct_fields__}
+@dataclass(frozen=True)
+class _Draft:
+    """One node with the entries that speak of it, the weakest first, each with its origin and its key."""
+
+    name: str
+    entries: tuple[tuple[NodeEntry, str, str], ...]
+    host: str = ""
+    """Of a pattern in ``connect.host``."""
+
+    @property
+    def key(self) -> str:
+        return self.entries[-1][2]
+
+    @property
+    def many(self) -> bool:
+        """Whether its entry may be followed by one of its own."""
+        return len(self.entries) < 2 or self.entries[-1][1] != "node"
+
+
+def drafts(file: FleetFile, members: Members) -> dict[str, tuple[int, bool]]:
+    """Each node → (place of the entry that makes it in ``nodes``, whether that entry stands for many).
+
+    Raises `ConfigError` as `settle`.
+    """
+    found = {}
+    for draft in _drafts(file, members):
+        place = int(draft.entries[0][2].partition("[")[2].partition("]")[0])
+        found[draft.name] = (place, draft.entries[0][1] != "node")
+    return found
+
+
+def _drafts(file: FleetFile, members: Members) -> Iterable[_Draft]:
+    found: dict[str, _Draft] = {}
+    for i, entry in enumerate(file.nodes or ()):
+        key = f"nodes[{i}]"
+        check_layer(key, entry)
+        for draft in _stands_for(key, entry, members):
+            before = found.get(draft.name)
+            if before is None:
+                found[draft.name] = draft
+            elif draft.entries[0][1] == "node" and before.entries[-1][1] != "node":
+                found[draft.name] = _Draft(draft.name, (*before.entries, *draft.entries), draft.host or before.host)
+            else:
+                raise ConfigError(f"{key}.name: {draft.name!r} is there twice", hint=_both(before, key))
+    return found.values()
+
+
+def _both(before: _Draft, key: str) -> str:
+    if before.entries[-1][1] == "node":
+        return f"it is in {before.key} too; an exception to a pattern comes once, and after it"
+    return f"{before.key} ({before.entries[0][0].origin}) has it too: exclude it from one of them"
+
+
+def _stands_for(key: str, entry: NodeEntry, members: Members) -> Iterator[_Draft]:
+    excluded = {name for text in entry.exclude for name in _at(f"{key}.exclude", text)}
+    if not entry.name:
+        for own, where in members(entry):
+            if own.name not in excluded:
+                check_layer(where, own)
+                yield _Draft(_checked(where, own.name), ((entry, f"entry {entry.origin}", key), (own, where, key)))
+        return
+    names = _at(f"{key}.name", entry.name)
+    if missing := excluded.difference(names):
+        raise ConfigError(
+            f"{key}.exclude: {min(missing)!r} is no node of {entry.name!r}", hint=closest(min(missing), names)
+        )
+    hosts = _hosts(key, entry, names)
+    origin = f"entry {entry.name}" if is_pattern(entry.name) else "node"
+    for name, host in zip(names, hosts, strict=True):
+        if name not in excluded:
+            yield _Draft(_checked(f"{key}.name", name), ((entry, origin, key),), host)
+
+
+def _hosts(key: str, entry: NodeEntry, names: Sequence[str]) -> Sequence[str]:
+    """The host of each name, where the entry has a pattern for it."""
+    host = (entry.connect.host if entry.connect else None) or ""
+    if not is_pattern(host):
+        return [""] * len(names)
+    hosts = _at(f"{key}.connect.host", host)
+    if len(hosts) != len(names):
+        raise ConfigError(
+            f"{key}.connect.host: expected as many hosts as names ({len(names)}), found {len(hosts)} in {host!r}"
+        )
+    return hosts
+
+
+def _at(key: str, pattern: str) -> tuple[str, ...]:
+    try:
+        return expand(pattern)
+    except ConfigError as e:
+        raise ConfigError(f"{key}: {e.message}") from e
+
+
+def _checked(key: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{key}: expected letters, digits, '.', '_' and '-', at most 63, found {name!r}")
+    return name
+
+
+# ── what each node's settings are ───────────────────────────────────────────────────────────────────────────────────
+
+
+class _Fleet:
+    """Layers, each flattened once: thousands of nodes share few of them."""
+
+    def __init__(self, file: FleetFile) -> None:
+        self._file = file
+        self._sites = {name: site or SiteEntry() for name, site in (file.sites or {}).items()}
+        self._profiles = {name: layer or Layer() for name, layer in (file.profiles or {}).items()}
+        self._flat: dict[int, dict[str, Any]] = {}
+        self._bases: dict[tuple[str, tuple[str, ...]], dict[str, tuple[Any, str]]] = {}
+
+    def node(self, draft: _Draft) -> Node:
+        site = next((entry.site for entry, _, _ in reversed(draft.entries) if entry.site), "")
+        profiles = self._named(draft, site)
+        settings = dict(self._base(site, profiles))
+        settings["name"] = (draft.name, draft.entries[0][1])
+        groups = list(self._groups(site, profiles))
+        for entry, origin, _ in draft.entries:
+            settings.update({path: (value, origin) for path, value in self._of(entry).items()})
+            groups += entry.groups
+            if draft.host and entry is draft.entries[0][0]:
+                settings["connect.host"] = (draft.host, origin)
+        check_models(draft.key, settings)
+        own = self._sites.get(site) or SiteEntry()
+        return _node(draft.name, site, profiles, tuple(dict.fromkeys(groups)), settings, own.parent or "")
+
+    def _named(self, draft: _Draft, site: str) -> tuple[str, ...]:
+        """The node's profiles, the weakest first; one that is named twice counts where it is named last."""
+        if site and site not in self._sites:
+            raise ConfigError(f"{draft.key}.site: no site {site!r} under sites", hint=closest(site, self._sites))
+        names = [*self._sites[site].profiles] if site else []
+        for entry, _, key in draft.entries:
+            for name in entry.profiles:
+                if name not in self._profiles:
+                    hint = closest(name, self._profiles)
+                    raise ConfigError(f"{key}.profiles: no profile {name!r} under profiles", hint=hint)
+                names.append(name)
+        return tuple(reversed(dict.fromkeys(reversed(names))))
+
+    def _base(self, site: str, profiles: tuple[str, ...]) -> dict[str, tuple[Any, str]]:
+        found = self._bases.get((site, profiles))
+        if found is None:
+            layers: list[tuple[Layer, str]] = [(BUILT_IN, "built in"), (self._file.defaults, "defaults")]
+            layers += [(self._profiles[name], f"profile {name}") for name in profiles]
+            layers += [(self._sites[site], f"site {site}")] if site else []
+            found = {"time_zone": (self._file.time_zone, "fleet")}
+            for layer, origin in layers:
+                found.update({path: (value, origin) for path, value in self._of(layer).items()})
+            self._bases[site, profiles] = found
+        return found
+
+    def _groups(self, site: str, profiles: tuple[str, ...]) -> Iterator[str]:
+        yield from self._file.defaults.groups
+        for name in profiles:
+            yield from self._profiles[name].groups
+        if site:
+            yield from self._sites[site].groups
+
+    def _of(self, layer: Layer) -> dict[str, Any]:
+        found = self._flat.get(id(layer))
+        if found is None:
+            found = self._flat[id(layer)] = _flat(layer)
+        return found
+
+
+def _flat(layer: Layer) -> dict[str, Any]:
+    """What a layer says, by the path of each key; what it leaves out is not there."""
+    found: dict[str, Any] = {}
+    for group in ("connect", "agent", "report"):
+        part: msgspec.Struct | None = getattr(layer, group)
+        for name in part.__struct_fields__ if part is not None else ():
+            found[f"{group}.{name}"] = getattr(part, name)
+    for group in ("labels", "sources", "models"):
+        found |= {f"{group}.{name}": value for name, value in getattr(layer, group).items()}
+    found |= {key: getattr(layer, key) for key in ("tier", "actions")}
+    if isinstance(layer, SiteEntry):
+        found |= {key: getattr(layer, key) for key in _SITE_ONLY}
+    return {path: value for path, value in found.items() if value is not None}
+
+
+_duration_ns = cache(duration_ns)
+
+
+def _node(
+    name: str, site: str, profiles: tuple[str, ...], groups: tuple[str, ...], settings: Settings, parent: str
+) -> Node:
+    parts: dict[str, dict[str, Any]] = {}
+    for path, (value, _) in settings.items():
+        group, _, key = path.partition(".")
+        parts.setdefault(group, {})[key] = value
+
+    def said(key: str, otherwise: Any = "") -> Any:
+        return parts[key][""] if key in parts else otherwise
+
+    connect = {"host": name} | parts["connect"]
+    for key in ("host", "url"):  # one line in `defaults` may name every node's address
+        if key in connect:
+            connect[key] = connect[key].replace("{name}", name)
+    every = connect.pop("every")
     return Node(
-        name=entry.name,
-        site=entry.site,
-        tier=setting("tier"),
-        labels={**site.labels, **entry.labels},
-        connect=Connect(
-            via=setting("connect.via"),
-            host=setting("connect.host") or entry.name,
-            port=setting("connect.port") or 0,
-            user=setting("connect.user") or "",
-            jump=setting("connect.jump") or "",
-            key=setting("connect.key") or "",
-            key_passphrase=setting("connect.key_passphrase"),
-            sudo_password=setting("connect.sudo_password"),
-            url=setting("connect.url") or "",
-            token=setting("connect.token"),
-            every_ns=duration_ns(setting("connect.every")),
-        ),
-        agent=AgentSettings(version=setting("agent.version"), packages=setting("agent.packages")),
-        report_every_ns=duration_ns(setting("report.every")),
-        silent_after_ns=duration_ns(setting("report.silent_after")),
-        limits=msgspec.convert(limits, Limits),
-        sources=entry.sources,
-        models=entry.models,
-        actions=entry.actions,
-        origins=origins,
+        name=name,
+        site=site,
+        tier=said("tier"),
+        labels=parts.get("labels", {}),
+        connect=Connect(**connect, every_ns=_duration_ns(every)),
+        agent=AgentSettings(**parts["agent"]),
+        report_every_ns=_duration_ns(parts["report"]["every"]),
+        silent_after_ns=_duration_ns(parts["report"]["silent_after"]),
+        sources=parts.get("sources", {}),
+        models=parts.get("models", {}),
+        actions=said("actions", ()),
+        profiles=profiles,
+        groups=groups,
+        parent="" if parent == name else parent,
+        time_zone=said("time_zone"),
+        change_window=said("change_window"),
+        origins={path: origin for path, (_, origin) in settings.items()},
     )
 
 
-def _layers(entry: NodeEntry, site: SiteEntry, file: FleetFile) -> Sequence[tuple[str, Layer]]:
-    """(origin, layer), the strongest first."""
-    return (("node", entry), (f"site {entry.site}", site), ("defaults", file.defaults), ("built in", BUILT_IN))
-
-
-def _site(key: str, entry: NodeEntry, file: FleetFile) -> SiteEntry:
-    sites = file.sites or {}
-    if entry.site and entry.site not in sites:
-        raise ConfigError(f"{key}.site: no site {entry.site!r} under sites", hint=closest(entry.site, sites))
-    return sites.get(entry.site) or SiteEntry()
-
-
-def _check_layer(key: str, layer: Layer) -> None:
-    report, limits = layer.report or ReportEntry(), layer.limits or LimitsEntry()
-    _at(f"{key}.connect.every", duration_ns, (layer.connect or ConnectEntry()).every)
-    _at(f"{key}.report.every", duration_ns, report.every)
-    _at(f"{key}.report.silent_after", duration_ns, report.silent_after)
-    _at(f"{key}.limits.memory", size_bytes, limits.memory)
-    _at(f"{key}.limits.outbox", size_bytes, limits.outbox)
-
-
-def _check_sources(key: str, entry: NodeEntry) -> None:
-    for name, source in entry.sources.items():
-        at = f"{key}.sources.{name}"
-        if isinstance(source, HostMetricsEntry):
-            _at(f"{at}.every", duration_ns, source.every)
-        elif isinstance(source, ReplayEntry) and not _is_speed(source.speed):
-            raise ConfigError(f"{at}.speed: expected a factor above 0 or max, found {source.speed!r}")
-    for recipe, names in entry.models.items():
-        for i, name in enumerate(names):
-            if name not in entry.sources:
-                raise ConfigError(
-                    f"{key}.models.{recipe}[{i}]: this node has no source {name!r}", hint=closest(name, entry.sources)
-                )
-
-
-def _is_speed(value: float | str) -> bool:
-    return value == "max" if isinstance(value, str) else 0 < value < float("inf")
-
-
-def _at(key: str, parse: Callable[[str], T], text: str | None) -> None:
-    if text is not None:
-        try:
-            parse(text)
-        except ConfigError as e:
-            raise ConfigError(f"{key}: {e.message}") from e
+def _check_parents(file: FleetFile, names: set[str]) -> None:
+    for name, site in (file.sites or {}).items():
+        if site and site.parent and site.parent not in names:
+            hint = closest(site.parent, names)
+            raise ConfigError(f"sites.{name}.parent: no node is called {site.parent!r}", hint=hint)

@@ -2,31 +2,91 @@
 
 from __future__ import annotations
 
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgectl_agent import yamlfile
 
 from edgectl.core.errors import ConfigError
-from edgectl.inventory.layers import settle
+from edgectl.inventory.layers import Members, no_members, settle
 from edgectl.inventory.types import FleetFile, Inventory
 
+INSTEAD = {
+    "limits": "it is part of agent now: agent: {memory, cpu, disk, streams}, where disk was limits.outbox",
+    "groups": "settings that nodes share are profiles; memberships to select by are groups of a node, site or profile",
+    "traffic": "nothing holds a node to an amount of traffic yet; connect.every says how often it sends",
+    "role": "a node is a parent where a site says so: sites: {lyon: {parent: lyon-gw-01}}",
+    "store_password_file": "write store_password: {file: PATH}",
+}
+"""Keys that people write and this format does not have → what to write."""
 
-def parse(text: str, name: str = "fleet.yaml") -> Inventory:
-    """The fleet that `text` describes; `name` is the file as messages should call it.
+
+def parse(text: str, name: str = "fleet.yaml", folder: Path | None = None) -> Inventory:
+    """The fleet that `text` describes.
+
+    Args:
+        name: the file as messages should call it.
+        folder: where other inventories that it names are looked for; None refuses them.
 
     Raises:
         ConfigError: not YAML, an unknown, missing or doubled key, a wrong type, a value that makes no sense.
     """
-    return _settled(yamlfile.parse(text, FleetFile, name), name)
+    with _uncollected():
+        return _settled(parse_file(text, name), name, folder)
+
+
+def parse_file(text: str, name: str = "fleet.yaml") -> FleetFile:
+    """What `text` says as it stands. Raises `ConfigError` as `parse` does for what the types refuse."""
+    try:
+        return yamlfile.parse(text, FleetFile, name)
+    except ConfigError as e:
+        raise _advised(e) from e
 
 
 def load(path: Path) -> Inventory:
     """Read `path`. Raises `ConfigError` as `parse` does, and for a missing or unreadable file."""
-    return _settled(yamlfile.load(path, FleetFile), path.name)
+    with _uncollected():
+        try:
+            file = yamlfile.load(path, FleetFile)
+        except ConfigError as e:
+            raise _advised(e) from e
+        return _settled(file, path.name, path.parent)
 
 
-def _settled(file: FleetFile, name: str) -> Inventory:
+def members_in(folder: Path | None) -> Members:
+    """How entries that name another file are read."""
+    if folder is None:
+        return no_members
+    from edgectl.inventory.members import Files
+
+    return Files(folder)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Reading thousands of nodes makes many objects and no garbage: looking for some would double the time."""
+    was = gc.isenabled()
+    gc.disable()
     try:
-        return settle(file)
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _settled(file: FleetFile, name: str, folder: Path | None) -> Inventory:
+    try:
+        return settle(file, members_in(folder))
     except ConfigError as e:
         raise ConfigError(f"{name}: {e.message}", hint=e.hint) from e
+
+
+def _advised(error: ConfigError) -> ConfigError:
+    """`error`, with the key to write in place of one that is not known."""
+    found = re.search(r"(?:^|[.\s])(\w+): unknown key", error.message)
+    if found is None or found[1] not in INSTEAD:
+        return error
+    return ConfigError(f"{error.message.partition(': unknown key')[0]}: unknown key", hint=INSTEAD[found[1]])

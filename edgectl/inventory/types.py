@@ -1,14 +1,15 @@
 """What fleet.yaml says: first as the file has it (`FleetFile`), then with every default settled (`Inventory`).
 
-Durations and sizes stay text where the node reads them again (`Limits`); what the operator's side computes with is a
-number with its unit in the name.
+Durations and sizes stay text where the node reads them again (`AgentSettings`); what the operator's side computes with
+is a number with its unit in the name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from edgectl_agent.config import Column, Limits, LogAction
@@ -22,6 +23,7 @@ Tier = Literal["far-edge", "near-edge", "regional"]
 Via = Literal["local"]
 """How a node is reached: a key of `edgectl.connectors.CONNECTORS`."""
 
+Listen = Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")]
 STORE_URL = "sqlite:///.edgectl/state.db"
 
 
@@ -71,7 +73,13 @@ SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry
 class SecretRef(_Strict, frozen=True, kw_only=True):
     """Where a secret is kept; the secret itself never stands in fleet.yaml. Exactly one of the three is said."""
 
-    env: str = ""
+    SECRET: ClassVar[str] = (
+        "expected where the secret is kept, as {env: NAME}, {file: PATH} or {command: [PROGRAM, ARGUMENT]}; "
+        "the secret itself never stands in this file"
+    )
+    """What a wrong value gets told (`edgectl_agent.yamlfile`), in place of the value."""
+
+    env: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     """Name of an environment variable of the operator."""
     file: str = ""
     """Its first line is the secret; relative to fleet.yaml."""
@@ -82,6 +90,12 @@ class SecretRef(_Strict, frozen=True, kw_only=True):
         said = [name for name in ("env", "file", "command") if getattr(self, name)]
         if len(said) != 1:
             raise ValueError(f"expected one of env, file and command, found {' and '.join(said) or 'none'}")
+
+    def __str__(self) -> str:
+        """Where it is kept, for people."""
+        if self.env:
+            return f"environment variable {self.env}"
+        return f"file {self.file}" if self.file else f"command {self.command[0]}"
 
 
 class ConnectEntry(_Strict, frozen=True, kw_only=True):
@@ -107,12 +121,21 @@ class ConnectEntry(_Strict, frozen=True, kw_only=True):
 
 
 class AgentEntry(_Strict, frozen=True, kw_only=True):
-    """Which agent a node runs and where its packages come from."""
+    """Which agent a node runs, where its packages come from and what it may take."""
 
-    version: str | None = None
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9*?][0-9A-Za-z.+*?-]*$")] | None = None
     """Exact, or a pattern such as ``1.4.*``; default: that of this edgectl."""
     packages: Literal["auto", "index", "wheelhouse"] | None = None
     """``auto``: an uploaded wheelhouse if one fits the node, else the node's own package index."""
+    memory: str | None = None
+    cpu: Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{0,4}%$")] | None = None
+    """100% is one core."""
+    disk: str | None = None
+    """For alerts that wait for the operator."""
+    streams: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    """Per model; readings of further ones are refused and counted."""
+    listen: Listen | None = None
+    """Of the control API, on the node's loopback; port 0 takes a free one."""
 
 
 class ReportEntry(_Strict, frozen=True, kw_only=True):
@@ -122,41 +145,65 @@ class ReportEntry(_Strict, frozen=True, kw_only=True):
     silent_after: str | None = None
 
 
-class LimitsEntry(_Strict, frozen=True, kw_only=True):
-    """What the agent may take."""
-
-    memory: str | None = None
-    cpu: str | None = None
-    outbox: str | None = None
-    streams: Annotated[int, msgspec.Meta(gt=0)] | None = None
-
-
 class Layer(_Strict, frozen=True, kw_only=True):
-    """Settings that a node inherits key by key: defaults < site < node."""
+    """Settings that a node inherits key by key: defaults < profiles < site < node."""
 
     tier: Tier | None = None
     connect: ConnectEntry | None = None
     agent: AgentEntry | None = None
     report: ReportEntry | None = None
-    limits: LimitsEntry | None = None
+    labels: dict[Name, str] = {}
+    groups: tuple[Name, ...] = ()
+    """Memberships to select by; those of all layers together."""
+    sources: dict[Name, SourceEntry] = {}
+    models: dict[Name, Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]] = {}
+    """Recipe → the sources that feed it."""
+    actions: tuple[LogAction, ...] | None = None
+    """As a whole: those of the strongest layer that says any."""
 
 
 class SiteEntry(Layer, frozen=True, kw_only=True):
     """What all nodes of a site have in common."""
 
-    labels: dict[Name, str] = {}
+    profiles: tuple[Name, ...] = ()
+    parent: Name | None = None
+    """The node of the fleet that the others report through."""
+    time_zone: str | None = None
+    change_window: str | None = None
+    """As `edgectl.core.calendar` has it, in the site's time."""
 
 
 class NodeEntry(Layer, frozen=True, kw_only=True):
-    """One node."""
+    """One node, all nodes of a name pattern, or all nodes of another inventory."""
 
-    name: Name
+    name: str = ""
+    """May be a pattern such as ``press-[01-40]``; see `edgectl.inventory.patterns`."""
+    ansible: str = ""
+    """Path of an Ansible inventory, relative to fleet.yaml."""
+    csv: str = ""
+    """Path of a table with one node per line, relative to fleet.yaml."""
+    group: str = ""
+    """Of the Ansible inventory; default: all its hosts."""
+    site_from: str = ""
+    """The Ansible variable that holds the name of a host's site."""
+    exclude: tuple[str, ...] = ()
+    """Names or patterns of nodes that this entry does not mean."""
     site: str = ""
-    labels: dict[Name, str] = {}
-    sources: dict[Name, SourceEntry] = {}
-    models: dict[Name, Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]] = {}
-    """Recipe → the sources that feed it."""
-    actions: tuple[LogAction, ...] = ()
+    profiles: tuple[Name, ...] = ()
+
+    def __post_init__(self) -> None:
+        said = [key for key in ("name", "ansible", "csv") if getattr(self, key)]
+        if len(said) != 1:
+            raise ValueError(f"expected one of name, ansible and csv, found {' and '.join(said) or 'none'}")
+        if not self.ansible and (self.group or self.site_from):
+            raise ValueError("group and site_from belong to an entry with ansible")
+        if self.site and self.site_from:
+            raise ValueError("expected site or site_from, found both")
+
+    @property
+    def origin(self) -> str:
+        """What this entry is called where it stands for several nodes."""
+        return self.name or self.ansible or self.csv
 
 
 class RepositoryEntry(_Strict, frozen=True, kw_only=True):
@@ -186,10 +233,14 @@ class FleetFile(_Strict, frozen=True, kw_only=True):
     version: Literal[1]
     fleet: Name
     store: str = STORE_URL
+    store_password: SecretRef | None = None
+    """Of the user that a PostgreSQL URL names."""
     repository: RepositoryEntry = RepositoryEntry()
     receiver: ReceiverEntry = ReceiverEntry()
     time_zone: str = "UTC"
     defaults: Layer = Layer()
+    profiles: dict[Name, Layer | None] | None = None
+    """Settings that sites and nodes take by name."""
     sites: dict[Name, SiteEntry | None] | None = None
     nodes: tuple[NodeEntry, ...] | None = None
     """A list that was emptied by hand is null in YAML; so is ``sites``."""
@@ -221,6 +272,16 @@ class AgentSettings:
 
     version: str
     packages: Literal["auto", "index", "wheelhouse"]
+    memory: str
+    cpu: str
+    disk: str
+    streams: int
+    listen: str
+
+    @property
+    def limits(self) -> Limits:
+        """As agent.yaml has them."""
+        return Limits(memory=self.memory, cpu=self.cpu, outbox=self.disk, streams=self.streams)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,12 +296,25 @@ class Node:
     agent: AgentSettings
     report_every_ns: int
     silent_after_ns: int
-    limits: Limits
     sources: Mapping[str, SourceEntry]
     models: Mapping[str, tuple[str, ...]]
     actions: tuple[LogAction, ...]
+    profiles: tuple[str, ...] = ()
+    """The weakest first; those of its site come before its own."""
+    groups: tuple[str, ...] = ()
+    parent: str = ""
+    """The node that this one reports through, by its site."""
+    time_zone: str = "UTC"
+    """Of its change window."""
+    change_window: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
-    """Setting (``report.every``) → where it was said: ``node``, ``site lyon``, ``defaults`` or ``built in``."""
+    """Setting (``report.every``) → where it was said: ``node``, ``entry press-[01-40]``, ``site lyon``, ``profile pi``,
+    ``defaults`` or ``built in``."""
+
+    @property
+    def limits(self) -> Limits:
+        """What the agent may take, as agent.yaml has it."""
+        return self.agent.limits
 
     @property
     def via(self) -> Via:
@@ -249,8 +323,15 @@ class Node:
     @property
     def fields(self) -> dict[str, tuple[str, ...]]:
         """What a selector can ask for."""
-        labels = {key: (value,) for key, value in self.labels.items()}
-        return {**labels, "name": (self.name,), "site": (self.site,), "tier": (self.tier,)}
+        return {
+            **{key: (value,) for key, value in self.labels.items()},
+            "name": (self.name,),
+            "site": (self.site,),
+            "tier": (self.tier,),
+            "via": (self.via,),
+            "profile": self.profiles,
+            "group": self.groups,
+        }
 
     @property
     def expected(self) -> Expected:
@@ -273,13 +354,24 @@ class Inventory:
     time_zone: str
     nodes: tuple[Node, ...]
 
-    @property
+    store_password: SecretRef | None = None
+    sites: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        return tuple(node.name for node in self.nodes)
+        return tuple(self._by_name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
 
     def node(self, name: str) -> Node:
         """The node of that name. Raises `NothingMatched` with the closest names."""
-        found = next((node for node in self.nodes if node.name == name), None)
+        found = self._by_name.get(name)
         if found is None:
             raise unknown("node", name, self.names)
         return found

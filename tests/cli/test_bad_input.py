@@ -64,7 +64,7 @@ from tests.support.histories import RECIPE, usual, write_history, write_recipe
         ("nodes: [{name: a}, {name: b, labels: {}, label: {}}]", "fleet.yaml: nodes[1].label: unknown key, did you"),
         ("defaults: {report: {evry: 60s}}", "fleet.yaml: defaults.report.evry: unknown key, did you mean 'every'?"),
         ("sites: {lyon: {labels: {line: 7}}}", "fleet.yaml: sites.lyon.labels.line: expected str, found 7"),
-        ("nodes: [{name: a, limits: {streams: many}}]", "fleet.yaml: nodes[0].limits.streams: expected int"),
+        ("nodes: [{name: a, agent: {streams: many}}]", "fleet.yaml: nodes[0].agent.streams: expected int"),
         (
             "nodes: [{name: a, sources: {s: {type: tail, path: 5}}}]",
             "fleet.yaml: nodes[0].sources.s.path: expected str, found 5",

@@ -109,7 +109,7 @@ def test_show_prints_each_setting_with_its_origin(shell: Shell) -> None:
     lines = {line.split()[0]: line.split()[1:] for line in shell.ok("nodes", "show", "pi-1").splitlines()}
     assert lines["tier"] == ["near-edge", "node"]
     assert lines["report.every"] == ["1m", "defaults"]
-    assert lines["limits.memory"] == ["200M", "built", "in"]
+    assert lines["agent.memory"] == ["200M", "built", "in"]
     assert json.loads(shell.ok("nodes", "show", "pi-1", "-o", "json"))["name"] == "pi-1"
 
 

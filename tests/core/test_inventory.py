@@ -28,7 +28,7 @@ FLEET = textwrap.dedent(
           press: {type: tail, path: press.csv}
         models: {press: [press]}
       # pi-1 stands in the yard
-      - {name: pi-1, limits: {streams: 10}}
+      - {name: pi-1, agent: {streams: 10}}
     """
 )
 
@@ -36,11 +36,14 @@ FLEET = textwrap.dedent(
 def test_settings_come_from_the_nearest_layer_and_say_so() -> None:
     gw, pi = parse(FLEET).nodes
     assert (gw.tier, gw.report_every_ns, gw.silent_after_ns) == ("near-edge", 30 * 10**9, 3600 * 10**9)
-    assert gw.fields == {"line": ("press",), "name": ("gw-1",), "site": ("lyon",), "tier": ("near-edge",)}
+    assert gw.fields == {
+        "line": ("press",), "name": ("gw-1",), "site": ("lyon",), "tier": ("near-edge",), "via": ("local",),
+        "profile": (), "group": (),
+    }  # fmt: skip
     assert gw.origins["tier"] == "site lyon"
     assert gw.origins["report.every"] == "defaults"
-    assert gw.origins["limits.memory"] == "built in"
-    assert (pi.tier, pi.limits.streams, pi.origins["limits.streams"]) == ("far-edge", 10, "node")
+    assert gw.origins["agent.memory"] == "built in"
+    assert (pi.tier, pi.limits.streams, pi.origins["agent.streams"]) == ("far-edge", 10, "node")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,7 @@ def test_settings_come_from_the_nearest_layer_and_say_so() -> None:
     [
         ("fleet: acme", "flet: acme", "fleet.yaml: flet: unknown key, did you mean 'fleet'?"),
         ("version: 1", "version: 2", "fleet.yaml: version: expected one of 1, found 2"),
-        ("streams: 10", "streams: many", "fleet.yaml: nodes[1].limits.streams: expected int"),
+        ("streams: 10", "streams: many", "fleet.yaml: nodes[1].agent.streams: expected int"),
         ("type: tail", "type: tial", "nodes[0].sources.press.type: expected one of"),
         ("path: press.csv", "pth: press.csv", "nodes[0].sources.press.pth: unknown key, did you mean 'path'?"),
         ("every: 30s", "every: soon", "fleet.yaml: defaults.report.every: expected a duration"),
