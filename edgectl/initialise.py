@@ -11,6 +11,7 @@ from edgectl.core.errors import ConfigError, UsageError
 from edgectl.files import write_file
 from edgectl.inventory.reading import load, parse
 from edgectl.inventory.types import Inventory
+from edgectl.secrets import with_password
 from edgectl.store.store import Store
 from edgectl.trust.authority import Authority
 from edgectl.trust.keys import KeyStore
@@ -79,7 +80,7 @@ def _steps(workspace: Workspace, name: str, passphrase: Callable[[], str | None]
 
     yield from _trust(workspace, fleet, once, now)
     yield from _certificates(workspace, fleet, once, now)
-    with Store(fleet.store_url, workspace.root):
+    with Store(with_password(fleet.store_url, fleet.store_password, workspace.root), workspace.root):
         pass
     if not workspace.fleet_file.exists():  # last: its presence says that the workspace is complete
         write_file(workspace.fleet_file, text.encode())

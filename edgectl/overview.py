@@ -61,7 +61,7 @@ def node_settings(node: Node) -> list[Setting]:
     values = {
         "tier": node.tier,
         **{f"connect.{key}": value for key, value in _connect(node.connect).items()},
-        **{f"agent.{key}": str(value) for key, value in asdict(node.agent).items()},
+        **{f"agent.{key}": str(value or "") for key, value in asdict(node.agent).items()},
         "report.every": format_duration(node.report_every_ns),
         "report.silent_after": format_duration(node.silent_after_ns),
         "parent": node.parent,
@@ -87,7 +87,7 @@ def _connect(connect: Connect) -> dict[str, str]:
     shown = {f.name: getattr(connect, f.name) for f in fields(connect)}
     every = shown.pop("every_ns")
     texts = {key: str(value) for key, value in shown.items() if value}
-    return texts | ({"every": format_duration(every)} if "pull" in texts["via"] else {})
+    return texts | ({"every": format_duration(every)} if texts["via"] == "pull" else {})
 
 
 def age(seconds: float) -> str:

@@ -4,28 +4,57 @@ Ctrl-C at any point can be followed by the same command again."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from edgectl.connectors.interface import Connector, NodeUnreachable
+from edgectl.core.errors import EdgeError
 from edgectl.inventory import editing
-from edgectl.inventory.agent_config import Columns, render
+from edgectl.inventory.agent_config import Columns, here, render, sha256, there
 from edgectl.inventory.reading import parse
-from edgectl.inventory.types import Node
+from edgectl.inventory.types import Inventory, Node
+from edgectl.machine.layout import Layout
 from edgectl.workspace import Workspace
 
+HERE: frozenset[str] = frozenset({"local"})
+"""Ways to reach a node that lives on this machine, whose files fleet.yaml names relative to its folder."""
 
-def files(node: Node, workspace: Workspace, columns: Callable[[str], Columns], root: bytes) -> dict[str, bytes]:
+
+def files(
+    node: Node, workspace: Workspace, columns: Callable[[str], Columns], root: bytes, layout: Layout | None = None
+) -> dict[str, bytes]:
     """What a node needs before its agent can start: its configuration, and whom to trust.
+
+    `layout` is where things lie on a node that is not on this machine (default: as root installs them).
 
     Raises:
         ConfigError: as `edgectl.inventory.agent_config.render`, and for a wrong recipe.
         NothingMatched: there is no such recipe.
     """
+    return {"agent.yaml": agent_yaml(node, workspace, columns, layout).encode(), "data/trust/root.json": root}
+
+
+def agent_yaml(
+    node: Node, workspace: Workspace, columns: Callable[[str], Columns], layout: Layout | None = None
+) -> str:
+    """A node's agent.yaml as fleet.yaml wants it, made without reaching the node. Raises as `files`."""
     needs = {recipe: columns(recipe) for recipe in node.models}
-    data: Path = workspace.node(node.name) / "data"
-    text = render(node, needs, data, workspace.resolve)
-    return {"agent.yaml": text.encode(), "data/trust/root.json": root}
+    if node.via in HERE:
+        return render(node, needs, here(workspace.node(node.name) / "data", workspace.resolve))
+    return render(node, needs, there(layout or Layout()))
+
+
+def desired(
+    fleet: Inventory, workspace: Workspace, columns: Callable[[str], Columns]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The SHA-256 of each node's agent.yaml, and for each node that can have none the reason."""
+    known, found, wrong = cache(columns), {}, {}
+    for node in fleet.nodes:
+        try:
+            found[node.name] = sha256(agent_yaml(node, workspace, known))
+        except EdgeError as e:
+            wrong[node.name] = e.message
+    return found, wrong
 
 
 def add(
@@ -41,8 +70,8 @@ def add(
         ConfigError: the name is taken, or the node does not make sense; nothing was written.
         StorageError: a disk refused.
     """
-    text = editing.add(workspace.fleet_file.read_text(encoding="utf-8"), entry)
-    node = parse(text).node(entry["name"])
+    text = editing.add(workspace.fleet_file.read_text(encoding="utf-8"), entry, workspace.root)
+    node = parse(text, folder=workspace.root).node(entry["name"])
     connector(node).place(files(node, workspace, columns, root))
     editing.save(workspace.fleet_file, text)
     return node
@@ -70,7 +99,7 @@ def remove(node: Node, workspace: Workspace, connector: Connector, keep_data: bo
         ConfigError: fleet.yaml cannot be edited safely; nothing was removed.
         StorageError: a disk refused.
     """
-    text = editing.remove(workspace.fleet_file.read_text(encoding="utf-8"), node.name)
+    text = editing.remove(workspace.fleet_file.read_text(encoding="utf-8"), node.name, workspace.root)
     connector.remove(keep_data=keep_data)
     editing.save(workspace.fleet_file, text)
 

@@ -12,6 +12,22 @@ from edgectl.inventory.types import SecretRef
 COMMAND_S = 30.0
 
 
+def with_password(url: str, ref: SecretRef | None, folder: Path) -> str:
+    """A database URL with the password that `ref` names. Raises `ConfigError` as `fetch`."""
+    if ref is None:
+        return url
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as e:
+        raise ConfigError(f"store: expected a URL such as postgresql://ops@db/edgectl, found {url!r}") from e
+    if not parsed.username:
+        raise ConfigError(f"store_password: expected a user in the store's URL to go with it, found {url!r}")
+    return parsed.set(password=fetch(ref, folder)).render_as_string(hide_password=False)
+
+
 def fetch(ref: SecretRef, folder: Path) -> str:
     """The secret that `ref` names; files are relative to `folder`.
 

@@ -77,9 +77,10 @@ def registry(workspace: Workspace) -> DirectoryRegistry:
 
 def store(workspace: Workspace, fleet: Inventory) -> Store:
     """The fleet state store; the caller opens it with ``with``."""
+    from edgectl.secrets import with_password
     from edgectl.store.store import Store
 
-    return Store(fleet.store_url, workspace.root)
+    return Store(with_password(fleet.store_url, fleet.store_password, workspace.root), workspace.root)
 
 
 def secret(workspace: Workspace) -> Callable[[SecretRef], str]:

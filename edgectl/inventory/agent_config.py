@@ -2,6 +2,8 @@
 
 A source names a file; which of its columns is the time, the stream and each channel is the recipe's to say, so that it
 is written down once. What fleet.yaml says about a source itself wins over the recipe.
+
+The text depends on nothing but these settings, so that `sha256` says what a node should have without reaching it.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import msgspec
 import yaml
@@ -19,6 +22,7 @@ from edgectl_agent.config import HOST_CHANNELS, Config
 
 from edgectl.core.errors import ConfigError
 from edgectl.inventory.types import HostMetricsEntry, Node, RecordsEntry, ReplayEntry, SourceEntry
+from edgectl.machine.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,50 +37,104 @@ class Columns:
     """Channel → column."""
 
 
-def render(node: Node, columns: Mapping[str, Columns], data_dir: Path, resolve: Callable[[str], Path]) -> str:
+Resolve = Callable[[str, str], str]
+"""(key for messages, path as fleet.yaml writes it) → the path that holds on the node. Raises `ConfigError`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an agent lives, as far as agent.yaml says so."""
+
+    data_dir: str
+    resolve: Resolve
+    log: Literal["journald", "file"]
+    here: bool
+    """On this machine: files can be looked at."""
+
+
+def here(data_dir: Path, resolve: Callable[[str], Path]) -> Place:
+    """On this machine; paths of fleet.yaml are relative to its folder."""
+    return Place(data_dir=str(data_dir), resolve=lambda key, path: str(resolve(path)), log="file", here=True)
+
+
+def there(layout: Layout) -> Place:
+    """On a machine elsewhere, whose files are its own; without root there is no journal of the agent's own."""
+    return Place(data_dir=layout.data, resolve=_own, log="journald" if layout.root else "file", here=False)
+
+
+def render(node: Node, columns: Mapping[str, Columns], place: Place) -> str:
     """The text of agent.yaml; the same settings give the same text.
 
     Args:
         node: its settings.
         columns: recipe → where its data has what, for every recipe in ``node.models``.
-        data_dir: the agent's data folder on the node.
-        resolve: turns a path as fleet.yaml writes it into one that holds on the node.
+        place: where its agent lives.
 
     Raises:
         ConfigError: a source feeds no model and has no columns of its own; two recipes disagree on a source's columns;
-            a recipe needs a channel that the source cannot give.
+            a recipe needs a channel that the source cannot give; a path of a machine elsewhere that is not absolute.
     """
-    sources = {name: _source(node, name, source, columns, resolve) for name, source in node.sources.items()}
     document = {
-        "version": 1,
-        "node": node.name,
-        "data_dir": str(data_dir),
-        "sources": sources,
+        "data_dir": place.data_dir,
+        "sources": {name: _source(node, name, source, columns, place) for name, source in node.sources.items()},
         "models": {recipe: list(names) for recipe, names in node.models.items()},
-        "actions": [_action(msgspec.to_builtins(action), resolve) for action in node.actions],
+        "actions": [_action(f"node {node.name}: action", msgspec.to_builtins(a), place) for a in node.actions],
         "limits": msgspec.to_builtins(node.limits),
-        "log": {"to": "file"},
+        "log": {"to": node.agent.log or place.log},
+        "api": {"listen": node.agent.listen},
     }
-    body = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
-    yamlfile.parse(body, Config, f"node {node.name}")
+    body = f"version: 1\nnode: {_scalar(node.name)}\n{_body(node.name, msgspec.json.encode(document))}"
     sha = hashlib.sha256(body.encode()).hexdigest()
     return (
-        f"# written by edgectl from fleet.yaml (sha256 {sha}); `edgectl nodes restart` overwrites local edits\n{body}"
+        f"# written by edgectl from fleet.yaml (sha256 {sha}); "
+        f"local edits show up in `edgectl audit` as config-drift\n{body}"
     )
 
 
-def _source(
-    node: Node, name: str, source: SourceEntry, columns: Mapping[str, Columns], resolve: Callable[[str], Path]
-) -> dict[str, Any]:
+def sha256(text: str) -> str:
+    """What a node that has this agent.yaml reports as ``config_sha256``."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _own(key: str, path: str) -> str:
+    if not PurePosixPath(path).is_absolute():
+        raise ConfigError(f"{key}: expected an absolute path of the node's own, found {path!r}")
+    return path
+
+
+def _scalar(text: str) -> str:
+    """`text` as YAML: a name such as ``0417`` must stay text."""
+    return yaml.safe_dump(text, width=1000).partition("\n")[0]
+
+
+def _body(name: str, document: bytes) -> str:
+    """YAML of `document`. Raises `ConfigError` if the agent would not accept it."""
+    try:
+        return _dumped(document)
+    except ConfigError as e:
+        raise ConfigError(f"node {name}: {e.message}", hint=e.hint) from e
+
+
+@lru_cache(maxsize=256)
+def _dumped(document: bytes) -> str:
+    """Thousands of nodes differ in little but their names: the rest is written and checked once."""
+    plain = msgspec.json.decode(document)
+    body = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+    yamlfile.parse(f"version: 1\nnode: any\n{body}", Config, "agent.yaml")
+    return str(body)
+
+
+def _source(node: Node, name: str, source: SourceEntry, columns: Mapping[str, Columns], place: Place) -> dict[str, Any]:
     fed = {recipe: columns[recipe] for recipe, names in node.models.items() if name in names}
     where = f"node {node.name}: source {name!r}"
     if isinstance(source, HostMetricsEntry):
         for recipe, needs in fed.items():
             _refuse_missing(where, recipe, needs, HOST_CHANNELS)
         return _plain(source)
-    own = _plain(source) | {"path": str(resolve(source.path)), "format": source.format or _format(where, source.path)}
-    if isinstance(source, ReplayEntry) and not resolve(source.path).exists():
-        raise ConfigError(f"{where}: there is no file {resolve(source.path)} to replay")
+    path = place.resolve(where, source.path)
+    own = _plain(source) | {"path": path, "format": source.format or _format(where, source.path)}
+    if place.here and isinstance(source, ReplayEntry) and not Path(path).exists():
+        raise ConfigError(f"{where}: there is no file {path} to replay")
     return own | _mapping(where, source, fed)
 
 
@@ -112,9 +170,9 @@ def _refuse_missing(where: str, recipe: str, needs: Columns, given: tuple[str, .
         raise ConfigError(f"{where} has no channel {missing[0]!r}, which {recipe} needs; it has {', '.join(given)}")
 
 
-def _action(action: dict[str, Any], resolve: Callable[[str], Path]) -> dict[str, Any]:
+def _action(where: str, action: dict[str, Any], place: Place) -> dict[str, Any]:
     path = action.pop("path", "")
-    return action | ({"path": str(resolve(path))} if path else {})
+    return action | ({"path": place.resolve(where, path)} if path else {})
 
 
 def _format(where: str, path: str) -> str:

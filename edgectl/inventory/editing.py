@@ -7,43 +7,66 @@ change; where a file is too unusual for that, the edit is refused and nothing is
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
-from edgectl_agent import yamlfile
 
 from edgectl.core.errors import ConfigError
 from edgectl.files import write_file
-from edgectl.inventory.layers import settle
-from edgectl.inventory.reading import parse
+from edgectl.inventory.layers import drafts, settle
+from edgectl.inventory.reading import members_in, parse, parse_file
 from edgectl.inventory.types import FleetFile, NodeEntry
 
 
-def add(text: str, entry: dict[str, Any]) -> str:
+def add(text: str, entry: dict[str, Any], folder: Path | None = None) -> str:
     """fleet.yaml with `entry` as its last node.
 
     Raises:
         ConfigError: a node of that name is there already; `entry` is wrong; the file cannot be edited safely.
     """
-    before = yamlfile.parse(text, FleetFile, "fleet.yaml")
-    if any(node.name == entry["name"] for node in before.nodes or ()):
-        name = entry["name"]
+    before = parse_file(text)
+    name = entry["name"]
+    if name in drafts(before, members_in(folder)):
         raise ConfigError(f"fleet.yaml: a node {name!r} is there already", hint=f"edgectl nodes start {name} starts it")
-    edited = _added(text, entry)
-    parse(edited)
-    wanted = msgspec.convert(entry, NodeEntry)
-    return _verified(edited, before, [*(before.nodes or ()), wanted])
+    return put(text, [entry], {}, folder)
 
 
-def remove(text: str, name: str) -> str:
-    """fleet.yaml without the node `name`. Raises `NothingMatched` or `ConfigError` as `add` does."""
-    before = yamlfile.parse(text, FleetFile, "fleet.yaml")
-    names = [node.name for node in before.nodes or ()]
-    settle(before).node(name)
-    edited = _removed(text, names.index(name))
-    return _verified(edited, before, [node for node in before.nodes or () if node.name != name])
+def put(
+    text: str, new: Sequence[dict[str, Any]], changed: Mapping[str, dict[str, Any]], folder: Path | None = None
+) -> str:
+    """fleet.yaml with the entries `new` at its end, and those of the nodes in `changed` replaced. Raises as `add`."""
+    before = parse_file(text)
+    nodes, edited = list(before.nodes or ()), text
+    for name, entry in changed.items():
+        at = next(i for i, node in enumerate(nodes) if node.name == name)
+        edited = _replaced(edited, at, entry)
+        nodes[at] = msgspec.convert(entry, NodeEntry)
+    edited = _added(edited, new) if new else edited
+    parse(edited, folder=folder)
+    return _verified(edited, before, [*nodes, *(msgspec.convert(entry, NodeEntry) for entry in new)])
+
+
+def remove(text: str, name: str, folder: Path | None = None) -> str:
+    """fleet.yaml without the node `name`; one of many that an entry stands for becomes an exception to it.
+
+    Raises `NothingMatched` or `ConfigError` as `add` does.
+    """
+    before = parse_file(text)
+    members = members_in(folder)
+    settle(before, members).node(name)
+    place, many = drafts(before, members)[name]
+    nodes, edited = list(before.nodes or ()), text
+    for at in (i for i in reversed(range(len(nodes))) if nodes[i].name == name):
+        edited = _removed(edited, at)
+        del nodes[at]
+    if many:
+        edited = _excluded(edited, place, name)
+        nodes[place] = msgspec.structs.replace(nodes[place], exclude=(*nodes[place].exclude, name))
+    return _verified(edited, before, nodes)
 
 
 def save(path: Path, text: str) -> None:
@@ -55,7 +78,7 @@ def save(path: Path, text: str) -> None:
 def _verified(edited: str, before: FleetFile, nodes: list[NodeEntry]) -> str:
     """`edited`, if it reads as `before` with exactly these nodes."""
     try:
-        after = yamlfile.parse(edited, FleetFile, "fleet.yaml")
+        after = parse_file(edited)
     except ConfigError as e:
         raise _refused(e.message) from e
     rest = all(getattr(before, f) == getattr(after, f) for f in FleetFile.__struct_fields__ if f != "nodes")
@@ -68,19 +91,56 @@ def _refused(why: str) -> ConfigError:
     return ConfigError(f"fleet.yaml cannot be edited safely: {why}", hint="change its nodes by hand")
 
 
-def _added(text: str, entry: dict[str, Any]) -> str:
+def _added(text: str, entries: Sequence[dict[str, Any]]) -> str:
     key, nodes = _find_nodes(text)
     if key is None:
         gap = "" if text.endswith("\n") else "\n"
-        return f"{text}{gap}nodes:\n{_block(entry, 2)}"
+        return f"{text}{gap}nodes:\n{_blocks(entries, 2)}"
     if not isinstance(nodes, yaml.SequenceNode) or not nodes.value:  # null or []
         start, end = nodes.start_mark.index, nodes.end_mark.index
         text = (text[:start].rstrip(" ") if end > start else text[:start]) + text[end:]
-        return _insert(text, _line_end(text, key.end_mark.index), _block(entry, 2))
+        return _insert(text, _line_end(text, key.end_mark.index), _blocks(entries, 2))
     last = nodes.value[-1]
     if nodes.flow_style:
-        return text[: last.end_mark.index] + ", " + _inline(entry) + text[last.end_mark.index :]
-    return _insert(text, _content_end(text, last), _block(entry, nodes.start_mark.column))
+        return text[: last.end_mark.index] + ", " + ", ".join(map(_inline, entries)) + text[last.end_mark.index :]
+    return _insert(text, _content_end(text, last), _blocks(entries, nodes.start_mark.column))
+
+
+def _replaced(text: str, at: int, entry: dict[str, Any]) -> str:
+    _, nodes = _find_nodes(text)
+    item = nodes.value[at]
+    if nodes.flow_style:
+        return text[: item.start_mark.index] + _inline(entry) + text[item.end_mark.index :]
+    start = text.rindex("\n", 0, item.start_mark.index) + 1
+    return text[:start] + _block(entry, nodes.start_mark.column) + text[_content_end(text, item) :]
+
+
+def commented(text: str, name: str) -> bool:
+    """Whether the entry of the node `name` holds comments, which replacing it would lose."""
+    _, nodes = _find_nodes(text)
+    for item in nodes.value if nodes is not None else ():
+        if any((key.value, value.value) == ("name", name) for key, value in item.value):
+            return re.search(r"(^|\s)#", text[item.start_mark.index : _content_end(text, item)]) is not None
+    return False
+
+
+def _excluded(text: str, at: int, name: str) -> str:
+    """`text` with `name` among what the entry at `at` leaves out."""
+    _, nodes = _find_nodes(text)
+    item = nodes.value[at]
+    said = next((value for key, value in item.value if key.value == "exclude"), None)
+    last = item.value[-1][1].end_mark.index
+    if said is None and item.flow_style:
+        return f"{text[:last]}, exclude: {_inline([name])}{text[last:]}"
+    if said is None:
+        line = f"{' ' * item.value[0][0].start_mark.column}exclude: {_inline([name])}\n"
+        return _insert(text, _content_end(text, item), line)
+    if not said.flow_style:
+        line = f"{' ' * said.start_mark.column}- {_inline([name])[1:-1]}\n"
+        return _insert(text, _content_end(text, said), line)
+    end = said.end_mark.index - 1
+    comma = ", " if said.value else ""
+    return text[:end].rstrip() + comma + _inline([name])[1:-1] + text[end:]
 
 
 def _removed(text: str, at: int) -> str:
@@ -104,7 +164,7 @@ def _removed(text: str, at: int) -> str:
 
 def _find_nodes(text: str) -> tuple[Any, Any]:
     """The key ``nodes`` and its value with their places in `text`; (None, None) without such a key."""
-    top: Any = yaml.compose(text, yaml.SafeLoader)
+    top: Any = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return next((pair for pair in top.value if pair[0].value == "nodes"), (None, None))
 
 
@@ -128,12 +188,16 @@ def _insert(text: str, at: int, block: str) -> str:
     return text[:at] + gap + block + text[at:]
 
 
+def _blocks(entries: Sequence[dict[str, Any]], indent: int) -> str:
+    return "".join(_block(entry, indent) for entry in entries)
+
+
 def _block(entry: dict[str, Any], indent: int) -> str:
     """`entry` as a list item: a line per setting, small mappings in braces."""
     lines = yaml.safe_dump([entry], sort_keys=False, default_flow_style=None, allow_unicode=True, width=10**6)
     return "".join(f"{' ' * indent}{line}\n" for line in lines.rstrip("\n").split("\n"))
 
 
-def _inline(entry: dict[str, Any]) -> str:
+def _inline(entry: dict[str, Any] | list[str]) -> str:
     text = yaml.safe_dump(entry, sort_keys=False, default_flow_style=True, allow_unicode=True, width=10**6)
-    return text.strip()
+    return str(text.strip())

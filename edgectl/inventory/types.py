@@ -24,6 +24,7 @@ Via = Literal["local"]
 """How a node is reached: a key of `edgectl.connectors.CONNECTORS`."""
 
 Listen = Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")]
+LogTo = Literal["journald", "file"]
 STORE_URL = "sqlite:///.edgectl/state.db"
 
 
@@ -136,6 +137,8 @@ class AgentEntry(_Strict, frozen=True, kw_only=True):
     """Per model; readings of further ones are refused and counted."""
     listen: Listen | None = None
     """Of the control API, on the node's loopback; port 0 takes a free one."""
+    log: LogTo | None = None
+    """Default: a file for local nodes, else the journal."""
 
 
 class ReportEntry(_Strict, frozen=True, kw_only=True):
@@ -277,6 +280,7 @@ class AgentSettings:
     disk: str
     streams: int
     listen: str
+    log: LogTo | None = None
 
     @property
     def limits(self) -> Limits:

@@ -162,3 +162,43 @@ def test_any_label_survives_being_written_and_read(labels: dict[str, str]) -> No
 def test_the_example_is_a_valid_fleet_and_the_one_that_init_writes_is_too() -> None:
     assert parse(example.text(), example.NAME).node("lyon-press-01").tier == "near-edge"
     assert parse(FIRST_FLEET.format(fleet="acme")).names == ()
+
+
+# ── nodes that share an entry ───────────────────────────────────────────────────────────────────────────────────────
+
+_HEAD = "version: 1\nfleet: a\nnodes:"
+MANY = {
+    "block": f"{_HEAD}\n  # gépek\n  - name: p-[01-03]  # three\n    labels: {{line: ő}}\n  - {{name: q}}\n",
+    "flow": f"{_HEAD}\n  - {{name: 'p-[01-03]', labels: {{line: ő}}}}  # three\n  - {{name: q}}\n",
+    "inline": f"{_HEAD} [{{name: 'p-[01-03]'}}, {{name: q}}]\n",
+    "with others": f"{_HEAD}\n  - {{name: 'p-[00-03]', exclude: [p-00]}}\n  - {{name: q}}\n",
+    "none yet": f"{_HEAD}\n  - {{name: 'p-[01-03]', exclude: []}}\n  - {{name: q}}\n",
+    "listed": f"{_HEAD}\n  - name: 'p-[00-03]'\n    exclude:\n      - p-00  # broken\n  - {{name: q}}\n",
+    "with an exception": f"{_HEAD}\n  - name: 'p-[01-03]'\n  - {{name: p-02, tier: regional}}\n  - {{name: q}}\n",
+}
+
+
+@pytest.mark.parametrize("text", MANY.values(), ids=MANY.keys())
+def test_removing_one_of_many_makes_it_an_exception_and_keeps_the_comments(text: str) -> None:
+    assert parse(text).names == ("p-01", "p-02", "p-03", "q")
+    removed = editing.remove(text, "p-02")
+    assert parse(removed).names == ("p-01", "p-03", "q")
+    assert all(comment in removed for comment in ("# gépek", "# three", "# broken") if comment in text)
+    assert parse(editing.remove(editing.remove(removed, "q"), "p-01")).names == ("p-03",)
+
+
+def test_a_node_that_an_entry_stands_for_is_not_added_again() -> None:
+    with pytest.raises(ConfigError, match="a node 'p-02' is there already"):
+        editing.add(MANY["flow"], {"name": "p-02"})
+
+
+def test_an_entry_with_comments_is_known_as_such() -> None:
+    text = (
+        "version: 1\nfleet: a\nnodes:\n  - name: x  # first\n  # of y\n  - name: y\n    tier: regional\n  - {name: z}\n"
+    )
+    assert [editing.commented(text, name) for name in "xyz"] == [True, False, False]
+    changed = editing.put(text, [{"name": "n"}], {"y": {"name": "y", "tier": "near-edge"}})
+    assert changed == (
+        "version: 1\nfleet: a\nnodes:\n  - name: x  # first\n  # of y\n  - {name: y, tier: near-edge}\n  - {name: z}\n"
+        "  - {name: n}\n"
+    )
