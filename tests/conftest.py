@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import lab, postgresql
+from tests.support import lab, postgresql, sshd
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,21 +19,11 @@ def shared_data() -> Path:
     return Path(os.environ.get("EDGECTL_SHARED", ROOT.parent / "shared")) / "data"
 
 
-def _system_python() -> bool:
-    """Whether every user of a node can run these tests' libraries, from outside of root's home."""
-    script = "import sys, venv; print(*sys.version_info[:2])"
-    done = subprocess.run(["/usr/bin/python3", "-c", script], capture_output=True, text=True, check=False)
-    return done.stdout.split() == [str(part) for part in sys.version_info[:2]]
-
-
 MISSING = {
-    "busybox": lambda: None if shutil.which("busybox") else "needs busybox",
-    "dash": lambda: None if shutil.which("dash") else "needs dash",
     "lab": lab.missing,
     "postgresql": postgresql.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",
-    "system-python": lambda: None if _system_python() else "needs /usr/bin/python3 of the version that runs the tests",
-    "systemd-analyze": lambda: None if shutil.which("systemd-analyze") else "needs systemd-analyze",
+    "sshd": sshd.missing,
     "shared": lambda: None if shared_data().is_dir() else "needs the labelled data in ../shared/data",
 }
 
@@ -54,6 +42,15 @@ def shared() -> Path:
     if not shared_data().is_dir():
         pytest.skip(str(MISSING["shared"]()))
     return shared_data()
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Sshd]:
+    """A real sshd on the loopback; the test that asks for it is skipped where there is none."""
+    if reason := sshd.missing():
+        pytest.skip(reason)
+    with sshd.Sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -32,5 +32,11 @@ def _local(node: Node, context: Context) -> Connector:
     return LocalConnector(node.name, context.workspace.node(node.name))
 
 
-CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {"local": _local}
+def _ssh(node: Node, context: Context) -> Connector:
+    from edgectl.connectors.ssh import connector
+
+    return connector(node, context)
+
+
+CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {"local": _local, "ssh": _ssh}
 """``connect.via`` → connector; making one does no I/O."""

@@ -25,6 +25,9 @@ LARGE = 1 << 18
 CHUNK = 1 << 18
 SUFFIX = ".part"
 
+Whole = Callable[[str, str], bool]
+"""Whether the file at a path on the machine has a SHA-256."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
@@ -60,8 +63,8 @@ def part(path: str, upload: Upload) -> str:
     return posixpath.join(folder, f".{name}.{upload.sha256}{SUFFIX}")
 
 
-def put(sftp: Any, path: str, upload: Upload, mode: int, *, whole: Callable[[str], bool] | None = None) -> None:
-    """Put `upload` at `path`, whose folder is there; `whole` says whether a file has the right SHA-256.
+def put(sftp: Any, path: str, upload: Upload, mode: int, *, whole: Whole, always: bool = False) -> None:
+    """Put `upload` at `path`, whose folder is there; `whole` is asked of what was resumed, or `always`.
 
     Raises:
         OSError: the server's refusal; what was written so far stays for the next attempt if it is large.
@@ -69,12 +72,11 @@ def put(sftp: Any, path: str, upload: Upload, mode: int, *, whole: Callable[[str
     """
     temporary = part(path, upload)
     try:
-        resumed = _fill(sftp, temporary, upload)
-        if whole is not None and not whole(temporary):
+        resumed = _fill(sftp, temporary, upload, mode)
+        if (resumed or always) and not whole(temporary, upload.sha256):
             sftp.remove(temporary)
-            if not resumed or _fill(sftp, temporary, upload) or not whole(temporary):
+            if not resumed or _fill(sftp, temporary, upload, mode) or not whole(temporary, upload.sha256):
                 raise OSError(errno.EIO, "what arrived is not what was sent")
-        sftp.chmod(temporary, mode)
         _rename(sftp, temporary, path)
     except OSError:
         if upload.size <= LARGE:
@@ -83,7 +85,7 @@ def put(sftp: Any, path: str, upload: Upload, mode: int, *, whole: Callable[[str
         raise
 
 
-def _fill(sftp: Any, temporary: str, upload: Upload) -> int:
+def _fill(sftp: Any, temporary: str, upload: Upload, mode: int) -> int:
     """Write what is missing of the temporary file; returns how many bytes were there."""
     there = max(0, _size(sftp, temporary)) if upload.size > LARGE else 0
     if there > upload.size:
@@ -99,8 +101,11 @@ def _fill(sftp: Any, temporary: str, upload: Upload) -> int:
             file.write(chunk)
             if upload.told:
                 upload.told(len(chunk))
-    if _size(sftp, temporary) != upload.size:
+    written = sftp.stat(temporary)
+    if written.st_size != upload.size:
         raise OSError(errno.EIO, "what arrived is shorter than what was sent")
+    if stat.S_IMODE(written.st_mode) != mode:
+        sftp.chmod(temporary, mode)
     return there
 
 
@@ -123,9 +128,20 @@ def _size(sftp: Any, path: str) -> int:
     return int(found.st_size)
 
 
-def sweep(sftp: Any, folder: str, keep: set[str]) -> None:
-    """Remove other uploads' leftovers from `folder`, whose names are not in `keep`."""
+def make_folders(sftp: Any, folder: str, mode: int) -> None:
+    """Make `folder` and what is missing above it. Raises `OSError`."""
+    try:
+        sftp.stat(folder)
+    except FileNotFoundError:
+        make_folders(sftp, posixpath.dirname(folder), mode)
+        with suppress(FileExistsError):
+            sftp.mkdir(folder)
+        sftp.chmod(folder, mode)  # the server's umask has its say in mkdir
+
+
+def sweep(sftp: Any, folder: str) -> None:
+    """Remove what uploads that were cut have left in `folder`."""
     for name in sftp.listdir(folder):
-        if name.startswith(".") and name.endswith(SUFFIX) and name not in keep:
+        if name.startswith(".") and name.endswith(SUFFIX):
             with suppress(FileNotFoundError):
                 sftp.remove(posixpath.join(folder, name))

@@ -104,7 +104,7 @@ class SshHost(Host):
         self, path: str, content: bytes | Path, *, mode: int = 0o644, root: bool = False, told: Told | None = None
     ) -> bool:
         upload = Upload.of(content, told)
-        if self._call(_SAME, path, f"{mode:o}", upload.sha256, root=root).text == "same":
+        if self.script(_SAME, path, f"{mode:o}", upload.sha256, root=root).text == "same":
             return False
         if upload.size <= LARGE:
             self._take(path, mode, upload, root, stdin=upload.bytes())
@@ -112,7 +112,7 @@ class SshHost(Host):
             self._make_folder(posixpath.dirname(path), root)
             self._put(path, mode, upload)
         else:
-            staged = f"{self._call(_STAGE, upload.sha256).text}/.edgectl-{upload.sha256}"
+            staged = f"{self.script(_STAGE, upload.sha256).text}/.edgectl-{upload.sha256}"
             self._put(staged, 0o600, upload)
             self._take(path, mode, upload, root, staged=staged)
         return True
@@ -160,35 +160,40 @@ class SshHost(Host):
 
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _put(self, path: str, mode: int, upload: Upload) -> None:
-        def whole(part: str) -> bool:
-            return self._script(f"sha256sum < {words(part)}").text.startswith(upload.sha256)
+    def whole(self, path: str, sha256: str) -> bool:
+        """Whether a file of the user's has that SHA-256."""
+        return self._script(f"sha256sum < {words(path)}").text.startswith(sha256)
 
+    def refuses(self, path: str, e: OSError, size: int) -> StorageError:
+        """The error for what SFTP refuses: it says "Failure" of a full disk, so the machine itself is asked why."""
+        folder = posixpath.dirname(path) or "."
+        script = 'f="$1/.edgectl.$$"; head -c "$2" /dev/zero > "$f"; s=$?; rm -f "$f"; exit $s'
+        done = self.script(script, folder, str(min(size, 1 << 20)))
+        return self._cannot_write(path, done.complaint if done.status else e.strerror or str(e))
+
+    def script(self, script: str, *arguments: str, stdin: bytes = b"", root: bool = False) -> Done:
+        """Run `script` with `arguments` as ``$1`` and so on; its complaints are in English. Raises as `run`."""
+        return self._script(f"set -- {words(*arguments)}\n{script}", stdin=stdin, root=root)
+
+    def _put(self, path: str, mode: int, upload: Upload) -> None:
         with self._reach.link() as link:
             try:
                 with link.sftp() as sftp:
-                    put(sftp, path, upload, mode, whole=whole)
+                    put(sftp, path, upload, mode, whole=self.whole, always=True)
             except OSError as e:
-                raise self._refuses(path, e, upload.size) from e
+                raise self.refuses(path, e, upload.size) from e
 
     def _make_folder(self, folder: str, root: bool) -> None:
-        done = self._call(_FOLDER + 'made "$1"', folder, root=root)
+        done = self.script(_FOLDER + 'made "$1"', folder, root=root)
         if done.status:
             raise self._cannot_write(folder, done.complaint)
 
     def _take(self, path: str, mode: int, upload: Upload, root: bool, stdin: bytes = b"", staged: str = "") -> None:
-        done = self._call(_TAKE, path, f"{mode:o}", upload.sha256, staged, root=root, stdin=stdin)
+        done = self.script(_TAKE, path, f"{mode:o}", upload.sha256, staged, root=root, stdin=stdin)
         if done.status == 3:
             raise NodeUnreachable(f"node {self.name}: {path}: {done.complaint}", hint="run the same command again")
         if done.status:
             raise self._cannot_write(path, done.complaint)
-
-    def _refuses(self, path: str, e: OSError, size: int) -> StorageError:
-        """SFTP says no more than "Failure" of a full disk or a read-only one: the machine itself says why."""
-        folder = posixpath.dirname(path) or "."
-        script = 'f="$1/.edgectl.$$"; head -c "$2" /dev/zero > "$f"; s=$?; rm -f "$f"; exit $s'
-        done = self._call(script, folder, str(min(size, 1 << 20)))
-        return self._cannot_write(path, done.complaint if done.status else e.strerror or str(e))
 
     def _cannot_write(self, path: str, complaint: str) -> StorageError:
         why = _reason(complaint)
@@ -199,10 +204,6 @@ class SshHost(Host):
 
     def _script(self, script: str, *, stdin: bytes = b"", root: bool = False) -> Done:
         return self.run(_ENGLISH + script, stdin=stdin, root=root, timeout_s=SCRIPT_S)
-
-    def _call(self, script: str, *arguments: str, stdin: bytes = b"", root: bool = False) -> Done:
-        """Run `script` with ``$1`` and so on."""
-        return self._script(f"set -- {words(*arguments)}\n{script}", stdin=stdin, root=root)
 
 
 def host(node: Node, context: Context) -> SshHost:

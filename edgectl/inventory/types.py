@@ -20,7 +20,7 @@ from edgectl.core.names import unknown
 from edgectl.core.records import Expected
 
 Tier = Literal["far-edge", "near-edge", "regional"]
-Via = Literal["local"]
+Via = Literal["local", "ssh"]
 """How a node is reached: a key of `edgectl.connectors.CONNECTORS`."""
 
 Listen = Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")]
@@ -128,6 +128,8 @@ class AgentEntry(_Strict, frozen=True, kw_only=True):
     """Exact, or a pattern such as ``1.4.*``; default: that of this edgectl."""
     packages: Literal["auto", "index", "wheelhouse"] | None = None
     """``auto``: an uploaded wheelhouse if one fits the node, else the node's own package index."""
+    folder: Annotated[str, msgspec.Meta(pattern=r"^(/[^/]+)+$")] | None = None
+    """An absolute folder of the SSH user's own for everything, where root is not to be had."""
     memory: str | None = None
     cpu: Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{0,4}%$")] | None = None
     """100% is one core."""
@@ -275,6 +277,7 @@ class AgentSettings:
 
     version: str
     packages: Literal["auto", "index", "wheelhouse"]
+    folder: str = ""
     memory: str
     cpu: str
     disk: str

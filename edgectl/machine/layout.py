@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgectl.inventory.types import Node
 
 AGENT = "edgectl-agent"
 """Name of the agent's distribution, command, service and user."""
@@ -22,6 +26,11 @@ class Layout:
     unit: str = f"/etc/systemd/system/{AGENT}.service"
     user: str = AGENT
     root: bool = True
+
+    @classmethod
+    def within(cls, folder: str) -> Layout:
+        """Everything below one folder of the SSH user, for machines where root is not to be had."""
+        return cls(config=folder, data=f"{folder}/data", home=f"{folder}/agent", unit=f"{folder}/none", root=False)
 
     @property
     def agent_yaml(self) -> str:
@@ -53,3 +62,8 @@ class Layout:
         if parts[0] == "data":
             return str(PurePosixPath(self.data, *parts[1:]))
         return str(PurePosixPath(self.config, *parts))
+
+
+def of(node: Node) -> Layout:
+    """Where `node` has its agent: as root installs it, or below ``agent.folder``."""
+    return Layout.within(node.agent.folder) if node.agent.folder else Layout()

@@ -17,14 +17,33 @@ from edgectl.connectors import CONNECTORS
 from edgectl.connectors.client import NodeClient
 from edgectl.connectors.interface import Connector
 from edgectl.connectors.local import LocalConnector
+from edgectl.connectors.ssh import SshConnector
+from edgectl.connectors.ssh_pool import Pool
 from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
 from edgectl.inventory.types import Via
+from edgectl.machine.layout import Layout
+from edgectl.machine.service import Supervised
+from tests.support.sshd import Sshd, way
 
 DOUBLE = Path(__file__).parents[1] / "support" / "agent_double.py"
 
 Make = Callable[[str], Connector]
-MAKERS: dict[str, Callable[[Path], Connector]] = {
-    "local": lambda base: LocalConnector(base.name, base, (sys.executable, str(DOUBLE))),
+COMMAND = (sys.executable, str(DOUBLE))
+
+
+def _ssh(base: Path, request: pytest.FixtureRequest) -> Connector:
+    server: Sshd = request.getfixturevalue("ssh_server")
+    (base.parent / "known_hosts").write_text(server.pin)
+    pool = Pool()
+    request.addfinalizer(pool.close)
+    layout = Layout.within(str(base))
+    reach = way(server, base.parent, base.name, pool)
+    return SshConnector(reach, layout, lambda host: Supervised(host, layout, COMMAND))
+
+
+MAKERS: dict[str, Callable[[Path, pytest.FixtureRequest], Connector]] = {
+    "local": lambda base, _: LocalConnector(base.name, base, COMMAND),
+    "ssh": _ssh,
 }
 
 
@@ -34,7 +53,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     made: list[Connector] = []
 
     def build(manners: str = "") -> Connector:
-        connector = MAKERS[request.param](tmp_path / "pi-1")
+        connector = MAKERS[request.param](tmp_path / "pi-1", request)
         connector.place({"agent.yaml": b"version: 1\n", "manners": manners.encode()})
         made.append(connector)
         return connector

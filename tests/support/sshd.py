@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from edgectl.connectors.ssh_pool import Pool
+from edgectl.connectors.ssh_reach import Reach
+from edgectl.connectors.ssh_target import resolve
+from edgectl.inventory.types import Connect
+from edgectl.workspace import Workspace
 
 SSHD = "/usr/sbin/sshd"
 CONFIG = """\
@@ -30,12 +38,19 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 AllowAgentForwarding no
 Subsystem sftp internal-sftp
+SetEnv HOME={folder}/home
 MaxStartups 200:30:400
 MaxSessions 100
 LoginGraceTime 60
 LogLevel VERBOSE
 {more}
 """
+
+
+def missing() -> str | None:
+    """Why no server can be started here; None if it can."""
+    found = all(map(shutil.which, (SSHD, "ssh-keygen", "ssh-agent", "ssh-add")))
+    return None if found else "needs sshd, ssh-keygen, ssh-agent and ssh-add (package openssh-server)"
 
 
 def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
@@ -52,6 +67,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def way(sshd: Sshd, folder: Path, name: str = "pi-1", pool: Pool | None = None, **connect: Any) -> Reach:
+    """How the node `name` behind `sshd` is reached from the workspace `folder`, without this machine's ssh config."""
+    said = {"host": "127.0.0.1", "port": sshd.port, "user": sshd.user, "key": str(sshd.key)} | connect
+    entry = Connect(via="ssh", **said)
+    target = resolve(name, entry, Workspace(folder), folder / "ssh_config")
+    return Reach(name, entry, lambda: target, lambda ref: f"{ref.env}", pool or Pool())
+
+
 class Sshd:
     """One server. `key` may log in as `user`; more keys go into ``authorized_keys``."""
 
@@ -60,6 +83,7 @@ class Sshd:
         folder.mkdir(parents=True, exist_ok=True)
         self.user = getpass.getuser()
         self.key = key or make_key(folder / "client")
+        (folder / "home").mkdir(exist_ok=True)  # what this machine's user runs at login is no part of a test
         (folder / "authorized_keys").write_text(self.key.with_name(self.key.name + ".pub").read_text())
         make_key(folder / "host_key", host_key)
         self.port = free_port()
