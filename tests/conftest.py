@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +21,22 @@ def shared_data() -> Path:
     return Path(os.environ.get("EDGECTL_SHARED", ROOT.parent / "shared")) / "data"
 
 
+def _system_python() -> bool:
+    """Whether every user of a node can run these tests' libraries, from outside of root's home."""
+    script = "import sys, venv; print(*sys.version_info[:2])"
+    done = subprocess.run(["/usr/bin/python3", "-c", script], capture_output=True, text=True, check=False)
+    return done.stdout.split() == [str(part) for part in sys.version_info[:2]]
+
+
 MISSING = {
+    "busybox": lambda: None if shutil.which("busybox") else "needs busybox",
+    "dash": lambda: None if shutil.which("dash") else "needs dash",
     "lab": lab.missing,
     "postgresql": postgresql.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",
     "sshd": sshd.missing,
+    "system-python": lambda: None if _system_python() else "needs /usr/bin/python3 of the version that runs the tests",
+    "systemd-analyze": lambda: None if shutil.which("systemd-analyze") else "needs systemd-analyze",
     "shared": lambda: None if shared_data().is_dir() else "needs the labelled data in ../shared/data",
 }
 

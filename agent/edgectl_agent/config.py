@@ -7,6 +7,7 @@ the file is loaded, so that a wrong one is refused with its key before anything 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +23,8 @@ from edgectl_agent.core.units import duration_ns, size_bytes
 Format = Literal["jsonl", "csv"]
 Column = Annotated[str, msgspec.Meta(min_length=1)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+
+_SHARE = re.compile(r"[1-9]\d{0,4}%")
 
 HOST_CHANNELS = ("cpu", "memory", "disk_read", "disk_write", "net_rx", "net_tx", "load1")
 """What host-metrics measures: percent, percent, bytes/s (four times), and the run queue over one minute."""
@@ -87,6 +90,7 @@ class Limits(_Strict, frozen=True, kw_only=True):
 
     memory: str = "200M"
     cpu: str = "100%"
+    """Of one core: ``200%`` are two."""
     outbox: str = "200M"
     streams: PositiveInt = 2000
     """Streams per model; readings of further ones are refused and counted."""
@@ -155,6 +159,8 @@ class Config(_Strict, frozen=True, kw_only=True):
                 raise ConfigError(f"{key}: {e.message}") from e
             if not enough:
                 raise ConfigError(f"{key}: expected at least {least}, found {text!r}")
+        if not _SHARE.fullmatch(self.limits.cpu):
+            raise ConfigError(f"limits.cpu: expected a share of one core such as 20%, found {self.limits.cpu!r}")
         for name, source in self.sources.items():
             _check_source(f"sources.{name}", source)
 

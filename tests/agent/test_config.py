@@ -80,6 +80,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ("rotate: 1M", "rotate: 1k", "log.rotate: expected at least 64k, found '1k'"),
         ("keep: 2", "keep: 0", "log.keep: expected int >= 1, found 0"),
         ("to: file", "to: syslog", "log.to: expected one of file, journald, stderr, found 'syslog'"),
+        ("memory: 200M", "cpu: half", "limits.cpu: expected a share of one core such as 20%, found 'half'"),
         ("streams: 1000", "streams: 0", "limits.streams: expected int >= 1, found 0"),
         ("on: critical", "on: fatal", "actions[0].on: "),
         ("127.0.0.1:8710", "0.0.0.0:8710", "api.listen: expected str matching regex"),
