@@ -5,7 +5,8 @@ TERM and INT end the agent in order (KILL after `STOP_S`) and then the script, w
 it runs. A second one for the same folder ends with status 50. What the agent prints goes to `log_file`, of which about
 2 MB stay.
 
-Start it detached, ``setsid sh supervise.sh </dev/null >/dev/null 2>&1 &``; begun by root it becomes the agent's user.
+`edgectl.machine.service.Supervised` starts and stops it. By hand, or at boot (``@reboot`` in root's crontab):
+``setsid sh supervise.sh </dev/null >/dev/null 2>&1 &``; begun by root it becomes the agent's user.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ def script_file(layout: Layout) -> str:
 
 def pid_file(layout: Layout) -> str:
     """Holds the script's process id while it runs."""
-    return f"{layout.data}/supervise.pid"
+    return f"{layout.data}/service.pid"
 
 
 def log_file(layout: Layout) -> str:
     """What the agent printed, and each of its ends."""
-    return f"{layout.data}/supervise.log"
+    return f"{layout.data}/service.out"
 
 
 _HEAD = """#!/bin/sh
@@ -89,7 +90,7 @@ bound() {
 }
 
 other=$(cat "$pid_file" 2>/dev/null)
-is "$other" supervise.sh || rm -f "$pid_file"
+is "$other" supervise.sh && [ "$other" != "$$" ] || rm -f "$pid_file" # whoever starts it may have written it already
 if ! (set -C && echo "$$" >"$pid_file") 2>/dev/null; then # -C: of two that start at once one makes the file
     other=$(cat "$pid_file" 2>/dev/null)
     if is "$other" supervise.sh; then

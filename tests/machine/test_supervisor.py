@@ -16,7 +16,9 @@ import pytest
 
 from edgectl.machine import supervisor
 from edgectl.machine.layout import Layout
+from edgectl.machine.service import Supervised
 from tests.support.agents import AgentProcess
+from tests.support.this_host import ThisHost
 
 SHELLS = [
     pytest.param(("dash",), id="dash", marks=pytest.mark.needs("dash")),
@@ -166,11 +168,31 @@ def test_an_agent_that_does_not_end_is_killed(machine: Machine) -> None:
 
 def test_the_log_is_bounded_while_the_agent_appends_to_it(machine: Machine) -> None:
     log = Path(supervisor.log_file(machine.layout))
+    put_aside = log.with_name(f"{log.name}.1")
     log.write_bytes(b"x" * (supervisor.LOG_BYTES + 1))
     machine.start()
     machine.agent_pid()
-    machine.wait(lambda: log.with_suffix(".log.1").exists() and log.stat().st_size < 10_000)
-    assert log.with_suffix(".log.1").stat().st_size >= supervisor.LOG_BYTES
+    machine.wait(lambda: put_aside.exists() and log.stat().st_size < 10_000)
+    assert put_aside.stat().st_size >= supervisor.LOG_BYTES
+
+
+@pytest.mark.parametrize("shell", SHELLS[:1])
+def test_the_service_starts_and_stops_it(shell: tuple[str, ...], tmp_path: Path) -> None:
+    machine = Machine(tmp_path, shell)
+    service = Supervised(ThisHost(), machine.layout)
+    try:
+        service.start()
+        first = machine.agent_pid()
+        service.start()
+        os.kill(first, signal.SIGKILL)
+        machine.agent_pid(other_than=first)
+        assert service.running()
+        service.stop()
+        assert not service.running()
+        assert machine.processes() == []
+        assert '"event":"stopped"' in "".join(service.last_words(50))
+    finally:
+        machine.clean()
 
 
 @pytest.mark.needs("root")
