@@ -34,8 +34,6 @@ MISSING = {
     "lab": lab.missing,
     "postgresql": postgresql.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",
-    "system-python": lambda: None if _system_python() else "needs /usr/bin/python3 of the version that runs the tests",
-    "systemd-analyze": lambda: None if shutil.which("systemd-analyze") else "needs systemd-analyze",
     "sshd": sshd.missing,
     "system-python": lambda: None if _system_python() else "needs /usr/bin/python3 of the version that runs the tests",
     "systemd-analyze": lambda: None if shutil.which("systemd-analyze") else "needs systemd-analyze",
