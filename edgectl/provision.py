@@ -13,7 +13,7 @@ from edgectl.inventory import editing
 from edgectl.inventory.agent_config import Columns, here, render, sha256, there
 from edgectl.inventory.reading import parse
 from edgectl.inventory.types import Inventory, Node
-from edgectl.machine.layout import Layout
+from edgectl.machine.layout import Layout, of
 from edgectl.workspace import Workspace
 
 HERE: frozenset[str] = frozenset({"local"})
@@ -41,7 +41,7 @@ def agent_yaml(
     needs = {recipe: columns(recipe) for recipe in node.models}
     if node.via in HERE:
         return render(node, needs, here(workspace.node(node.name) / "data", workspace.resolve))
-    return render(node, needs, there(layout or Layout()))
+    return render(node, needs, there(layout or of(node)))
 
 
 def desired(

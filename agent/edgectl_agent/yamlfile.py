@@ -53,16 +53,25 @@ def parse(text: str, into: type[T], name: str) -> T:
     Raises:
         ConfigError: not YAML, a key twice, an unknown or missing key, a wrong type, a value that `into` refuses.
     """
+    return convert(plain(text, name), into, name)
+
+
+def plain(text: str, name: str) -> Any:
+    """YAML `text` as dicts, lists and scalars. Raises `ConfigError` if it is none or has a key twice."""
     try:
-        plain = yaml.load(text, _UniqueKeys)
+        return yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
         raise ConfigError(f"{name}:{where} not valid YAML: {getattr(e, 'problem', e)}") from e
     except ConfigError as e:
         raise ConfigError(f"{name}: {e.message}") from e
+
+
+def convert(plain: Any, into: type[T], name: str, *, strict: bool = True) -> T:
+    """Dicts, lists and scalars as `into`; not `strict`: numbers may be text. Raises `ConfigError` as `parse`."""
     try:
-        return msgspec.convert(plain if plain is not None else {}, into)
+        return msgspec.convert(plain if plain is not None else {}, into, strict=strict)
     except msgspec.ValidationError as e:
         raise ConfigError(f"{name}: {_explain(str(e), plain, into)}") from e
     except ConfigError as e:
@@ -99,7 +108,11 @@ def _explain(error: str, plain: Any, into: type[Any]) -> str:
     found = _value_at(path, plain)
     shown = "" if found is _ABSENT or isinstance(found, dict | list) else f", found {found!r}"
     choices = _choices_at(path, plain, into) if text.startswith("Invalid") else []
-    text = f"expected one of {', '.join(choices)}" if choices else re.sub(r", got `[^`]*`", "", text).replace("`", "")
+    text = (
+        f"expected one of {', '.join(choices)}"
+        if choices
+        else re.sub(r", got `[^`]*`| \| null", "", text).replace("`", "")
+    )
     return f"{path or 'top level'}: {text[:1].lower()}{text[1:]}{shown}"
 
 

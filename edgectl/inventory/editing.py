@@ -109,7 +109,7 @@ def _added(text: str, entries: Sequence[dict[str, Any]]) -> str:
 def _replaced(text: str, at: int, entry: dict[str, Any]) -> str:
     _, nodes = _find_nodes(text)
     item = nodes.value[at]
-    if nodes.flow_style:
+    if nodes.flow_style or item.flow_style:
         return text[: item.start_mark.index] + _inline(entry) + text[item.end_mark.index :]
     start = text.rindex("\n", 0, item.start_mark.index) + 1
     return text[:start] + _block(entry, nodes.start_mark.column) + text[_content_end(text, item) :]
@@ -120,7 +120,8 @@ def commented(text: str, name: str) -> bool:
     _, nodes = _find_nodes(text)
     for item in nodes.value if nodes is not None else ():
         if any((key.value, value.value) == ("name", name) for key, value in item.value):
-            return re.search(r"(^|\s)#", text[item.start_mark.index : _content_end(text, item)]) is not None
+            end = item.end_mark.index if item.flow_style else _content_end(text, item)
+            return re.search(r"(^|\s)#", text[item.start_mark.index : end]) is not None
     return False
 
 

@@ -150,8 +150,9 @@ def _stands_for(key: str, entry: NodeEntry, members: Members) -> Iterator[_Draft
     if not entry.name:
         for own, where in members(entry):
             if own.name not in excluded:
-                check_layer(where, own)
-                yield _Draft(_checked(where, own.name), ((entry, f"entry {entry.origin}", key), (own, where, key)))
+                check_layer(f"{where}:", own)
+                at = f"{where}:"
+                yield _Draft(_checked(at, own.name), ((entry, f"entry {entry.origin}", key), (own, where, at)))
         return
     names = _at(f"{key}.name", entry.name)
     if missing := excluded.difference(names):
@@ -216,6 +217,7 @@ class _Fleet:
             if draft.host and entry is draft.entries[0][0]:
                 settings["connect.host"] = (draft.host, origin)
         check_models(draft.key, settings)
+        _check_elsewhere(draft, settings)
         own = self._sites.get(site) or SiteEntry()
         return _node(draft.name, site, profiles, tuple(dict.fromkeys(groups)), settings, own.parent or "")
 
@@ -311,6 +313,16 @@ def _node(
         change_window=said("change_window"),
         origins={path: origin for path, (_, origin) in settings.items()},
     )
+
+
+def _check_elsewhere(draft: _Draft, settings: Settings) -> None:
+    """Hosts of an Ansible inventory are machines: they must not become processes here by omission."""
+    entry, _, key = draft.entries[0]
+    if entry.ansible and settings["connect.via"][0] == "local":
+        raise ConfigError(
+            f"{key} ({entry.ansible}): its hosts would be processes on this machine",
+            hint="say connect: {via: ssh} in this entry, in a profile or in defaults",
+        )
 
 
 def _check_parents(file: FleetFile, names: set[str]) -> None:

@@ -81,7 +81,8 @@ def _settled(file: FleetFile, name: str, folder: Path | None) -> Inventory:
     try:
         return settle(file, members_in(folder))
     except ConfigError as e:
-        raise ConfigError(f"{name}: {e.message}", hint=e.hint) from e
+        message = re.sub(r":[.:] ?", ": ", e.message, count=1)  # another file's line comes first: "x.csv line 3: site"
+        raise ConfigError(f"{name}: {message}", hint=e.hint) from e
 
 
 def _advised(error: ConfigError) -> ConfigError:

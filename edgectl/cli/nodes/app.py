@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,12 +14,22 @@ from edgectl.core.errors import EdgeError
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
-def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Node names for the shell; it must never fail at the prompt."""
-    try:
-        return [name for name in wiring.inventory(settings(ctx).workspace).names if name.startswith(incomplete)]
-    except EdgeError:
-        return []
+def _among(attribute: str) -> Callable[[typer.Context, str], list[str]]:
+    """Names of fleet.yaml for the shell; it must never fail at the prompt."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        try:
+            known: tuple[str, ...] = getattr(wiring.inventory(settings(ctx).workspace), attribute)
+        except EdgeError:
+            return []
+        return [name for name in known if name.startswith(incomplete)]
+
+    return complete
 
 
-Name = Annotated[str, typer.Argument(help="The node's name.", autocompletion=_complete)]
+Site = Annotated[str, typer.Option(help="A site of fleet.yaml.", autocompletion=_among("sites"))]
+Profile = Annotated[
+    list[str] | None,
+    typer.Option(help="A profile of fleet.yaml; repeatable.", autocompletion=_among("profiles")),
+]
+Name = Annotated[str, typer.Argument(help="The node's name.", autocompletion=_among("names"))]

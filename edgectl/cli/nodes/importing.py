@@ -1,0 +1,42 @@
+"""Nodes from elsewhere: import an Ansible inventory or a table into fleet.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgectl.cli.nodes.app import Profile, Site, app
+from edgectl.cli.output import Column, Format, FormatOption, emit, note, settings
+from edgectl.core.errors import UsageError
+
+
+@app.command("import")
+def import_(
+    ctx: typer.Context,
+    ansible: Annotated[Path | None, typer.Option(help="An Ansible inventory, INI or YAML.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A table: a line per node, the first one names the columns.")] = None,
+    limit: Annotated[str, typer.Option(help="Only this group of the Ansible inventory.")] = "",
+    site: Site = "",
+    site_from: Annotated[str, typer.Option(help="Ansible variable that holds a host's site.")] = "",
+    profile: Profile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")] = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Write nodes of an Ansible inventory or a table into fleet.yaml; again, it brings changes only."""
+    from edgectl import importing
+    from edgectl.inventory.importing import counted
+
+    if site and site_from:
+        raise UsageError("expected --site or --site-from, found both")
+    workspace = settings(ctx).workspace
+    found, remarks = importing.found(ansible, csv, limit, site_from)
+    with workspace.lock("nodes import"):
+        changes = importing.decide(found, workspace, site, profile or [], machines=ansible is not None)
+        shown = [change for change in changes if output is not Format.TABLE or change.state != "unchanged"]
+        emit(shown, (Column("NODE", "name"), Column("CHANGE", "state"), Column("DETAIL", "detail")), output)
+        written = not dry_run and importing.write(changes, workspace)
+    for remark in remarks:
+        note(remark)
+    note(f"{counted(changes)}; " + ("fleet.yaml has them" if written else "fleet.yaml is as it was"))
