@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +20,10 @@ from edgectl_agent.config import HOST_CHANNELS, HostMetricsConfig
 from edgectl_agent.core.errors import ConfigError, EdgeError, StorageError, UsageError
 from edgectl_agent.core.units import duration_ns, iso
 from edgectl_agent.sources.interface import Source
+
+if TYPE_CHECKING:
+    from edgectl_agent.runtime import Runtime
+    from edgectl_agent.uplink.links import Links
 
 
 def main() -> None:
@@ -103,6 +107,8 @@ def _run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    links = _links(config, runtime)
+    signal.signal(signal.SIGUSR1, lambda *_: links.poll_now() if links else None)
     server = Server(Api(runtime, config.node, token), config.api.listen)
     try:
         url = server.bind()
@@ -110,15 +116,37 @@ def _run(arguments: argparse.Namespace) -> int:
         server.start()
         contact.write(config.folder, contact.Contact(url=url, token=token, pid=os.getpid(), boot=boot))
         logs.note("started", node=config.node, boot=boot, version=__version__, url=url)
+        if links:
+            links.start()
         manager.say("READY=1", f"STATUS={runtime.headline()}")
         runtime.run()
     finally:
+        if links:
+            links.stop()
         runtime.close()
         server.stop()
         contact.remove(config.folder)
     logs.note("stopped", node=config.node, boot=boot)
     logging.shutdown()
     os._exit(0)  # the interpreter would wait up to two minutes for a call of the API that waits for a verification
+
+
+def _links(config: configs.Config, runtime: Runtime) -> Links | None:
+    """What goes out by itself, if agent.yaml asks for any; else nothing of it is imported."""
+    if config.repository is None and config.uplink is None:
+        return None
+    from edgectl_agent import contact
+    from edgectl_agent.uplink.links import Links
+
+    def own_api() -> tuple[str, str]:
+        there = contact.read(config.folder)
+        if there is None:
+            raise StorageError("this agent's own API is not up", reason="starting")
+        return there.url, there.token
+
+    links = Links(config, runtime, own_api)
+    runtime.links, runtime.on_alert, runtime.changes.on_change = links.statuses, links.changed, links.changed
+    return links
 
 
 def _probe(arguments: argparse.Namespace) -> int:

@@ -45,6 +45,8 @@ class Changes:
     def __init__(self, updater: Updater, roster: Roster, worker: Worker, clock: Callable[[], int]) -> None:
         self._updater, self._roster, self._worker, self._clock = updater, roster, worker, clock
         self._lock = threading.Lock()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each request that was carried out or refused for a reason."""
 
     def update(self) -> UpdateResult:
         """Run what the spool's signed assignment wants here. Never raises a deliberate error."""
@@ -63,6 +65,7 @@ class Changes:
             found = prepare()
             answer = self._answer(found) if isinstance(found, UpdateResult) else self._apply(found)
             (warn if answer.state == "refused" else note)("change", **_facts(answer))
+            self.on_change()
             return answer
         finally:
             self._lock.release()

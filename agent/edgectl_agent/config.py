@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -128,6 +129,25 @@ class Api(_Strict, frozen=True, kw_only=True):
     """Loopback only; port 0 takes a free one, written to ``api.json``."""
 
 
+class Repository(_Strict, frozen=True, kw_only=True):
+    """A static web server with the fleet's signed repository, for a node to which nobody can push."""
+
+    url: str
+    every: str = "15m"
+    ca_file: str = ""
+    """PEM; default: the system's authorities."""
+
+
+class Uplink(_Strict, frozen=True, kw_only=True):
+    """A receiver (`edgectl serve`) for reports and alerts of a node from which nobody can collect."""
+
+    url: str
+    token_file: str
+    every: str = "60s"
+    """Alerts and changes are sent at once."""
+    ca_file: str = ""
+
+
 class Config(_Strict, frozen=True, kw_only=True):
     """agent.yaml."""
 
@@ -143,6 +163,8 @@ class Config(_Strict, frozen=True, kw_only=True):
     batch: Batching = Batching()
     log: Log = Log()
     api: Api = Api()
+    repository: Repository | None = None
+    uplink: Uplink | None = None
 
     def __post_init__(self) -> None:
         for recipe, names in self.models.items():
@@ -163,6 +185,10 @@ class Config(_Strict, frozen=True, kw_only=True):
             raise ConfigError(f"limits.cpu: expected a share of one core such as 20%, found {self.limits.cpu!r}")
         for name, source in self.sources.items():
             _check_source(f"sources.{name}", source)
+        if self.repository is not None:
+            _check_url("repository.url", self.repository.url, secret=False)
+        if self.uplink is not None:
+            _check_url("uplink.url", self.uplink.url, secret=True)
 
     @property
     def folder(self) -> Path:
@@ -206,8 +232,25 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         ("snapshot.every", config.snapshot.every, duration_ns, "10ms"),
         ("batch.max_latency", config.batch.max_latency, duration_ns, "1ms"),
         ("log.rotate", config.log.rotate, size_bytes, "64k"),
+        *([("repository.every", config.repository.every, duration_ns, "1s")] if config.repository else []),
+        *([("uplink.every", config.uplink.every, duration_ns, "1s")] if config.uplink else []),
         *((f"sources.{name}.every", host.every, duration_ns, "100ms") for name, host in hosts),
     ]
+
+
+def _check_url(key: str, url: str, secret: bool) -> None:
+    """A URL that can be asked; with a `secret` on it, one on which nobody listens in."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known or parts.query or parts.fragment:
+        raise ConfigError(f"{key}: expected a URL such as https://models.acme.example, found {url!r}")
+    if parts.username or parts.password:
+        raise ConfigError(f"{key}: expected no user or password in it")
+    if secret and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ConfigError(f"{key}: expected https (http on loopback only), found {url!r}: it carries this node's token")
 
 
 def _check_source(key: str, source: SourceConfig) -> None:

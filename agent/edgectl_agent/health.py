@@ -12,10 +12,12 @@ from edgectl_agent import __version__
 from edgectl_agent.config import Config
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.messages import ModelStatus, NodeState, OutboxStatus, Report, SourceStatus
+from edgectl_agent.core.units import iso
 from edgectl_agent.feeds import Feed
 from edgectl_agent.roster import Roster
 from edgectl_agent.slots import Slots
 from edgectl_agent.updater import Updater
+from edgectl_agent.uplink.interface import LinkStatus
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _NEARLY_FULL = 0.9
@@ -28,11 +30,13 @@ def judge(
     sources: Sequence[SourceStatus],
     storage: Sequence[str],
     outbox: OutboxStatus,
+    links: Sequence[LinkStatus] = (),
 ) -> tuple[NodeState, tuple[str, ...]]:
     """The state and every reason for it, worst first.
 
-    ``failed``: a model does not run. ``degraded``: it runs, but a source, the disk or a score is wrong. ``warming``: a
-    recipe waits for its first model or readings, or most of a model's streams are too young to score.
+    ``failed``: a model does not run. ``degraded``: it runs, but a source, the disk or a score is wrong, or a link that
+    time alone does not mend. ``warming``: a recipe waits for its first model or readings, or most of a model's streams
+    are too young to score. A link that is down for now changes no state; it is said last.
     """
     running = {model.recipe for model in models}
     reasons: dict[NodeState, list[str]] = {
@@ -49,8 +53,10 @@ def judge(
             reasons["degraded"].append(f"{model.recipe}: {strange} scores were no numbers")
         if 2 * model.warming > model.streams or not model.streams:
             reasons["warming"].append(f"{model.recipe}: {model.warming} of {model.streams} streams warm up")
+    reasons["degraded"] += [f"{link.name}: {link.problem}" for link in links if link.problem and link.act]
+    down = [f"{k.name}: {k.problem}, since {iso(k.failing_since_ns)}" for k in links if k.problem and not k.act]
     state: NodeState = next((state for state, why in reasons.items() if why), "healthy")
-    return state, tuple(why for group in reasons.values() for why in group)
+    return state, (*(why for group in reasons.values() for why in group), *down)
 
 
 class Health:
@@ -67,10 +73,11 @@ class Health:
         slots: Slots,
         storage: Sequence[str],
         outbox: OutboxStatus,
+        links: Sequence[LinkStatus] = (),
     ) -> Report:
         """The node as its worker sees it now; `current` adds the clock."""
         models, sources = roster.statuses(), tuple(feed.status() for feed in feeds)
-        state, reasons = judge(tuple(self._config.models), models, roster.failed, sources, storage, outbox)
+        state, reasons = judge(tuple(self._config.models), models, roster.failed, sources, storage, outbox, links)
         try:
             epoch, trust, quarantined = updater.epoch(), updater.trust(), slots.quarantined()
         except StorageError as e:

@@ -5,7 +5,7 @@ Counters and gauges are read from the last report when Prometheus asks; only the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from edgectl_agent import __version__
 from edgectl_agent.core.messages import Report
+from edgectl_agent.uplink.interface import LinkStatus
 
 Rows = Mapping[tuple[str, ...], float]
 """Label values → value."""
@@ -23,13 +24,18 @@ _BUCKETS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.1, 1.0
 class Metrics:
     """`report` gives the current state, `alerts` the acknowledged records by severity."""
 
-    def __init__(self, report: Callable[[], Report], alerts: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        report: Callable[[], Report],
+        alerts: Callable[[], Mapping[str, int]],
+        links: Callable[[], Sequence[LinkStatus]] = tuple,
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series that nobody asks for
         self._registry = CollectorRegistry()
         self.inference = Histogram(
             "edgectl_inference_seconds", "One call of a model.", buckets=_BUCKETS, registry=self._registry
         )
-        self._registry.register(_Current(report, alerts))
+        self._registry.register(_Current(report, alerts, links))
 
     def render(self) -> bytes:
         """The text format."""
@@ -37,8 +43,13 @@ class Metrics:
 
 
 class _Current(Collector):
-    def __init__(self, report: Callable[[], Report], alerts: Callable[[], Mapping[str, int]]) -> None:
-        self._report, self._alerts = report, alerts
+    def __init__(
+        self,
+        report: Callable[[], Report],
+        alerts: Callable[[], Mapping[str, int]],
+        links: Callable[[], Sequence[LinkStatus]],
+    ) -> None:
+        self._report, self._alerts, self._links = report, alerts, links
 
     def describe(self) -> list[Metric]:
         return []  # registering must not ask for a report
@@ -56,6 +67,7 @@ class _Current(Collector):
         yield from _sources(report)
         yield from _outbox(report)
         yield from _models(report)
+        yield from _uplink(self._links())
 
 
 def _sources(report: Report) -> Iterator[Metric]:
@@ -91,6 +103,13 @@ def _models(report: Report) -> Iterator[Metric]:
     yield _gauge("open_alerts", "Alerts open now.", ("recipe",), {(m.recipe,): m.open_alerts for m in models})
     judged: Rows = {(m.recipe, outcome): count for m in models for outcome, count in m.counters.items()}
     yield _counter("detector_events", "What became of readings and alerts.", ("recipe", "event"), judged)
+
+
+def _uplink(links: Sequence[LinkStatus]) -> Iterator[Metric]:
+    successes: Rows = {(k.name,): k.last_success_ns / 1e9 for k in links if k.last_success_ns}
+    yield _counter("uplink_attempts", "Tries to poll or to report.", ("link",), {(k.name,): k.attempts for k in links})
+    yield _counter("uplink_failures", "Those that failed.", ("link",), {(k.name,): k.failures for k in links})
+    yield _gauge("uplink_last_success_timestamp_seconds", "When the last one succeeded.", ("link",), successes)
 
 
 def _gauge(name: str, help_: str, labels: tuple[str, ...], rows: Rows) -> Metric:

@@ -24,7 +24,7 @@ from edgectl_agent import actions, sources
 from edgectl_agent.changes import Changes
 from edgectl_agent.config import Config
 from edgectl_agent.core.errors import StorageError
-from edgectl_agent.core.messages import Alert, Report
+from edgectl_agent.core.messages import Alert, Report, UpdateResult
 from edgectl_agent.feeds import Feed
 from edgectl_agent.health import Health
 from edgectl_agent.ledger import Ledger
@@ -35,6 +35,7 @@ from edgectl_agent.roster import Roster
 from edgectl_agent.slots import Slots
 from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.updater import Updater
+from edgectl_agent.uplink.interface import LinkStatus
 
 T = TypeVar("T")
 _FORMAT = 1
@@ -63,7 +64,7 @@ class Runtime:
         self.slots = Slots(folder / "slots")
         self.updater = Updater(folder, config.node, self.slots)
         self._ledger = Ledger(self.outbox, [(action, actions.build(action, folder)) for action in config.actions])
-        self.metrics = Metrics(self.report, self._ledger.alerts.copy)
+        self.metrics = Metrics(self.report, self._ledger.alerts.copy, lambda: self.links())
         self._roster = Roster(
             config.node, self.slots, self.updater, config.limits.streams, self.metrics.inference.observe
         )
@@ -76,6 +77,10 @@ class Runtime:
         self._health = Health(config, config_sha256, boot, monotonic())
         self.on_commit: Callable[[], None] = lambda: None
         """Called by the worker whenever the outbox acknowledged something."""
+        self.on_alert: Callable[[], None] = lambda: None
+        """As `on_commit`, for what goes out by itself."""
+        self.links: Callable[[], tuple[LinkStatus, ...]] = tuple
+        """How what goes out by itself fares."""
         self.on_turn: Callable[[], None] = lambda: None
         """Called by the worker every turn, at least once a second: while it is called, the worker does not hang."""
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -162,6 +167,7 @@ class Runtime:
             return
         if self._ledger.flush(self._clock()):
             self.on_commit()
+            self.on_alert()
         self._news = True
         if self._ledger.blocked:
             self._flush_at_s = now_s + _RETRY_S
@@ -260,6 +266,10 @@ class Runtime:
         assert self._published is not None
         return " ".join(": ".join([self._published.state, *self._published.reasons[:1]]).split())
 
+    def update(self) -> UpdateResult:
+        """What ``POST /v1/update`` does."""
+        return self.changes.update()
+
     def have(self) -> dict[str, Any]:
         """What an operator need not send again: undamaged bundles in the slots, and the newest trusted root."""
         held = [self.slots.active(recipe) for recipe in self.slots.recipes()]
@@ -276,5 +286,11 @@ class Runtime:
         blocked = self._ledger.blocked
         storage = [str(blocked) if blocked else "", self._snapshot_failure]
         self._published = self._health.report(
-            self._roster, list(self._feeds.values()), self.updater, self.slots, storage, self.outbox.status()
+            self._roster,
+            list(self._feeds.values()),
+            self.updater,
+            self.slots,
+            storage,
+            self.outbox.status(),
+            self.links(),
         )

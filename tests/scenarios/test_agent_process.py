@@ -361,7 +361,8 @@ METRICS = {
     "edgectl_open_alerts", "edgectl_outbox_bytes", "edgectl_outbox_limit_bytes", "edgectl_outbox_lost_total",
     "edgectl_outbox_oldest_age_seconds", "edgectl_outbox_records", "edgectl_readings_total",
     "edgectl_resident_memory_bytes", "edgectl_source_newest_event_timestamp_seconds", "edgectl_streams",
-    "edgectl_streams_warming", "edgectl_uptime_seconds",
+    "edgectl_streams_warming", "edgectl_uplink_attempts_total", "edgectl_uplink_failures_total",
+    "edgectl_uplink_last_success_timestamp_seconds", "edgectl_uptime_seconds",
 }  # fmt: skip
 
 

@@ -1,0 +1,210 @@
+"""Polls a TUF repository on any static web server into the spool, and has the agent look at it when it changed.
+
+``timestamp.json`` is asked for conditionally. Only if it is new: the roots that follow, snapshot, targets, the
+delegated roles, the assignment, and the manifests and bundles that this node is placed on and lacks. The timestamp goes
+into the spool last, so that a poll that was killed is done again; what is whole in the spool is not fetched again.
+
+Nothing here decides what runs. It is the verifying child that trusts or refuses what lies in the spool.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from edgectl_agent.core import listing
+from edgectl_agent.core.bundle import MAX_BUNDLE_BYTES
+from edgectl_agent.core.errors import TrustError
+from edgectl_agent.core.listing import FileInfo, Wanted
+from edgectl_agent.core.messages import UpdateResult
+from edgectl_agent.uplink import download
+from edgectl_agent.uplink.download import status_error
+from edgectl_agent.uplink.interface import Errand, UplinkError
+from edgectl_agent.uplink.web import Web
+
+TIMESTAMP = "metadata/timestamp.json"
+_MOST_ROOTS = 64
+"""Per poll; the next one goes on."""
+_MAX_TARGET_BYTES = max(MAX_BUNDLE_BYTES, 32 * 1024 * 1024)
+_STALE_S = 3600.0
+"""What nothing names any more is kept so long: somebody else may be filling the spool just now."""
+
+
+class Poller(Errand):
+    """One repository. `attempt` is the loop's; `poll` and `order` tell what became of it."""
+
+    name = "repository"
+
+    def __init__(
+        self,
+        url: str,
+        web: Web,
+        data_dir: Path,
+        node: str,
+        held: Callable[[], frozenset[str]],
+        update: Callable[[], UpdateResult],
+    ) -> None:
+        """`held`: digests of the bundles in the slots; `update`: what ``POST /v1/update`` does."""
+        self._url, self._web, self._node = url.rstrip("/"), web, node
+        self._spool, self._bootstrap = data_dir / "spool", data_dir / "trust" / "root.json"
+        self._held, self._update = held, update
+        self._etag = ""
+        self._seen = b""
+        """The timestamp whose update is settled on this boot."""
+        self._lock = threading.Lock()
+
+    def attempt(self) -> bool:
+        """Poll once. Raises `UplinkError`, also for an update that was refused."""
+        result = self.poll()
+        if result is not None and result.state == "refused":
+            temporary = result.exit_code == UplinkError.exit_code
+            raise UplinkError(f"update refused: {result.message or result.reason}", act=not temporary)
+        return False
+
+    def poll(self) -> UpdateResult | None:
+        """Fetch what is new and have it applied; None if nothing is new. Raises `UplinkError`."""
+        with self._lock:
+            try:
+                raw = self._timestamp()
+                if raw is None:
+                    return None
+                self._follow(raw)
+            except TrustError as e:  # not what a repository holds; nothing was judged by it
+                self._etag = ""
+                raise UplinkError(f"{self._url}: {e.message}", act=True) from e
+            except OSError as e:
+                raise UplinkError(f"{e.filename or self._spool}: cannot be written: {e.strerror or e}", act=True) from e
+            result = self._update()
+            if result.state == "refused":
+                self._etag, self._seen = "", b""  # look at all of it again next time
+            else:
+                self._seen = raw
+            return result
+
+    def order(self) -> UpdateResult:
+        """Poll, and say how it stands, also if nothing was new. Never raises a deliberate error."""
+        try:
+            return self.poll() or self._update()
+        except UplinkError as e:
+            return UpdateResult(state="refused", reason=e.reason, message=str(e), exit_code=e.exit_code)
+
+    def close(self) -> None:
+        self._web.close()
+
+    # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _timestamp(self) -> bytes | None:
+        """The repository's timestamp; None if it is the one that is settled."""
+        limit = listing.LIMITS["timestamp"]
+        conditional = {"If-None-Match": self._etag} if self._etag and self._seen else {}
+        url = self._at(TIMESTAMP)
+        with self._web.get(url, {"Cache-Control": "no-cache", **conditional}, limit) as reply:
+            if reply.status == 304 and conditional:
+                return None
+            if reply.status != 200:
+                raise status_error(reply, url)
+            raw = reply.read(limit)
+            self._etag = reply.headers.get("etag", "")[:200]
+        return None if raw == self._seen else raw
+
+    def _follow(self, timestamp: bytes) -> None:
+        """Have in the spool what `timestamp` leads to, and it itself last."""
+        info = listing.file_of(timestamp, "timestamp", "snapshot")
+        self._roots()
+        names = {TIMESTAMP, f"metadata/{info.version}.snapshot.json"}
+        snapshot = self._metadata("snapshot", info)
+        signed = {}
+        for role in ("targets", *listing.DELEGATED):
+            listed = listing.file_of(snapshot, "snapshot", role)
+            names.add(f"metadata/{listed.version}.{role}.json")
+            signed[role] = self._metadata(role, listed)
+        for wanted in self._targets(signed):
+            names.add(wanted.name)
+            self._target(wanted)
+        self._put(TIMESTAMP, timestamp)
+        self._prune(names)
+
+    def _targets(self, signed: dict[str, bytes]) -> list[Wanted]:
+        """Assignment, manifests and bundles that concern this node; the assignment is fetched to know the others."""
+        assignment = listing.assignment(listing.targets(signed["rollout"], "rollout"))
+        if assignment is None:
+            return []
+        self._target(assignment)
+        places = listing.placed((self._spool / assignment.name).read_bytes(), self._node)
+        if not places:
+            return [assignment]
+        models, have = listing.targets(signed["models"], "models"), self._held()
+        found = [assignment]
+        for recipe, version, sha256 in places:
+            found.append(listing.release(models, recipe, version))
+            if sha256 not in have:
+                found.append(listing.bundle(models, sha256))
+        return found
+
+    def _roots(self) -> None:
+        """Every root after the one that this node was enrolled with; the first that is missing ends the chain."""
+        try:
+            version = listing.root_version(self._bootstrap.read_bytes())
+        except FileNotFoundError as e:
+            raise UplinkError(
+                f"{self._bootstrap}: no such file: this node trusts nobody yet", act=True, hint="enrol it"
+            ) from e
+        while (self._spool / f"metadata/{version + 1}.root.json").exists():
+            version += 1
+        for following in range(version + 1, version + 1 + _MOST_ROOTS):
+            name, limit = f"metadata/{following}.root.json", listing.LIMITS["root"]
+            with self._web.get(self._at(name), length=limit) as reply:
+                if reply.status in (403, 404):  # some stores say 403 of what is not there
+                    return
+                if reply.status != 200:
+                    raise status_error(reply, self._at(name))
+                raw = reply.read(limit)
+            found = listing.root_version(raw)
+            if found != following:
+                raise TrustError(f"{name} says that it is version {found}", reason="malformed")
+            self._put(name, raw)
+
+    def _metadata(self, role: str, info: FileInfo) -> bytes:
+        """One version of `role`'s metadata, from the spool if it is there."""
+        name, limit = f"metadata/{info.version}.{role}.json", listing.LIMITS[role]
+        if info.length is not None and info.length > limit:
+            raise TrustError(f"{role} metadata has {info.length} bytes, more than {limit}", reason="oversized")
+        if info.hashes is not None and info.length is not None:
+            self._target(Wanted(name=name, sha256=info.hashes.sha256, length=info.length))
+            return (self._spool / name).read_bytes()
+        with self._web.get(self._at(name), length=limit) as reply:  # its digest is not said: fetched anew each time
+            if reply.status != 200:
+                raise status_error(reply, self._at(name))
+            raw = reply.read(limit)
+        self._put(name, raw)
+        return raw
+
+    def _target(self, wanted: Wanted) -> None:
+        if wanted.length > _MAX_TARGET_BYTES:
+            raise TrustError(
+                f"{wanted.name} has {wanted.length} bytes, more than {_MAX_TARGET_BYTES}", reason="oversized"
+            )
+        if not download.held(self._spool, wanted):
+            download.fetch(self._web, self._at(wanted.name), self._spool, wanted)
+
+    def _put(self, name: str, raw: bytes) -> None:
+        path = self._spool / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}{download.PART}")
+        temporary.write_bytes(raw)
+        temporary.replace(path)
+
+    def _prune(self, needed: set[str]) -> None:
+        """Delete what no state of the repository that a node may still follow names; roots stay."""
+        for folder in ("metadata", "targets"):
+            for path in (self._spool / folder).rglob("*"):
+                name = path.relative_to(self._spool).as_posix()
+                stale = path.is_file() and path.stat().st_mtime < time.time() - _STALE_S
+                if stale and name not in needed and not name.endswith(".root.json"):
+                    path.unlink(missing_ok=True)
+
+    def _at(self, name: str) -> str:
+        return f"{self._url}/{quote(name)}"
