@@ -110,6 +110,9 @@ def placed(raw: bytes, node: str) -> tuple[tuple[str, str, str], ...]:
 
 def release(signed: Mapping[str, TargetInfo], recipe: str, version: str) -> Wanted:
     """The manifest's file. Raises `TrustError` if nobody signs it, or its name is none."""
+    for part in (recipe, version):
+        if _COMPONENT.fullmatch(part) is None:
+            raise TrustError(f"assignment names a release {part[:100]!r}, which is no name", reason="malformed")
     return _find(signed, release_target(recipe, version))
 
 

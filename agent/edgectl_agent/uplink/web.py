@@ -188,12 +188,12 @@ def _explain(url: str, error: Exception) -> UplinkError:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return UplinkError(f"{server}: its certificate is not trusted: {cause.verify_message}", act=True)
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return UplinkError(f"{server}: no answer in time")
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return UplinkError(f"{server}: no such host, or no name server answers")
     if isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ProxyError):
         return UplinkError(f"{server}: cannot connect: {_last(error)}")
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return UplinkError(f"{server}: no answer in time")
     if isinstance(error, urllib3.exceptions.IncompleteRead | urllib3.exceptions.ProtocolError):
         return UplinkError(f"{server}: the connection broke off: {_last(error)}")
     return UplinkError(f"{server}: {_last(error)}")
