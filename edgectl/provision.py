@@ -72,7 +72,9 @@ def add(
     """
     text = editing.add(workspace.fleet_file.read_text(encoding="utf-8"), entry, workspace.root)
     node = parse(text, folder=workspace.root).node(entry["name"])
-    connector(node).place(files(node, workspace, columns, root))
+    wanted = files(node, workspace, columns, root)
+    if node.via != "usb":
+        connector(node).place(wanted)
     editing.save(workspace.fleet_file, text)
     return node
 

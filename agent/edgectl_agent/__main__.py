@@ -58,7 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     probe.set_defaults(verb=_probe)
     probe.add_argument("--version", default="", metavar="V", help="the agent must be of this version")
     probe.add_argument("--within", default="0s", metavar="DURATION", help="how long it may take to become so")
-    for verb in (run, check, probe):
+    take = verbs.add_parser("import", help="take in a slice of the repository that was brought by hand")
+    take.set_defaults(verb=_import)
+    take.add_argument("folder", type=Path, metavar="DIR", help="written by `edgectl repo export`")
+    give = verbs.add_parser("export", help="write report and alerts into a file, to be carried to the operator")
+    give.set_defaults(verb=_export)
+    give.add_argument("file", metavar="FILE", help="for `edgectl collect --from`; - for standard output")
+    for verb in (run, check, probe, take, give):
         verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.yaml")
     record = verbs.add_parser("record", help="write readings as JSON Lines, to train on")
     record.set_defaults(verb=_record)
@@ -162,6 +168,32 @@ def _probe(arguments: argparse.Namespace) -> int:
     if found.problem:
         print(f"edgectl-agent: {found.problem}", file=sys.stderr)
     return StorageError.exit_code if found.problem else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from edgectl_agent.byhand import take
+
+    config, _ = configs.load(arguments.config)
+    result = take(config, arguments.folder)
+    print(msgspec.json.format(msgspec.json.encode(result)).decode())
+    runs = ", ".join(f"{m.recipe} {m.version}" for m in result.models) or "nothing"
+    said = f"{result.state}: {result.message}" if result.message else result.state
+    forgot = f"; alerts up to {result.released} are stored by the operator" if result.released else ""
+    print(f"edgectl-agent: {said}; {config.node} runs {runs}{forgot}", file=sys.stderr)
+    return result.exit_code
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from edgectl_agent.byhand import give, give_file
+
+    config, _ = configs.load(arguments.config)
+    if arguments.file == "-":
+        count = give(config, sys.stdout.buffer)
+        sys.stdout.flush()
+    else:
+        count = give_file(config, Path(arguments.file))
+    print(f"edgectl-agent: the report and {count} alert records of {config.node}", file=sys.stderr)
+    return 0
 
 
 def _record(arguments: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from edgectl_agent.core.errors import AdmissionError, EdgeError, StorageError
 from edgectl_agent.core.messages import Alert, ModelStatus, UpdateResult
 from edgectl_agent.engine import Engine, Trial
 from edgectl_agent.logs import note, warn
+from edgectl_agent.outbox import Outbox
 from edgectl_agent.roster import Roster
 from edgectl_agent.updater import Prepared, Updater
 
@@ -27,7 +28,9 @@ _SCORE_S = 1.0
 
 
 class Worker(Protocol):
-    """Whoever owns the roster."""
+    """Whoever owns the roster and the outbox."""
+
+    outbox: Outbox
 
     def on_worker(self, task: Callable[[], T]) -> T:
         """Run `task` between two turns and return its answer or raise its error."""
@@ -50,7 +53,7 @@ class Changes:
 
     def update(self) -> UpdateResult:
         """Run what the spool's signed assignment wants here. Never raises a deliberate error."""
-        return self._carry_out(lambda: self._updater.prepare(self._clock()))
+        return self._release(self._carry_out(lambda: self._updater.prepare(self._clock())))
 
     def rollback(self, recipe: str, epoch: int) -> UpdateResult:
         """Return to the other slot's bundle. Never raises a deliberate error."""
@@ -69,6 +72,18 @@ class Changes:
             return answer
         finally:
             self._lock.release()
+
+    def _release(self, result: UpdateResult) -> UpdateResult:
+        """Forget the alerts that the operator has, if a signed receipt came with the update."""
+        stored = self._updater.collected
+        if stored is None:
+            return result
+        try:
+            self._worker.outbox.release(stored.through, stored.log_id)
+        except EdgeError as e:  # of an outbox that was begun anew since: nothing of this one may go
+            warn("receipt-not-taken", reason=e.reason, message=str(e))
+            return result
+        return msgspec.structs.replace(result, released=stored.through)
 
     def _apply(self, prepared: Prepared) -> UpdateResult:
         try:

@@ -28,6 +28,7 @@ from tuf.ngclient import Updater as TufUpdater
 
 from edgectl_agent.admission import admit
 from edgectl_agent.core import bundle as bundles
+from edgectl_agent.core.airgap import Collected
 from edgectl_agent.core.desired import (
     SIGNED_FIELD,
     Floor,
@@ -46,6 +47,7 @@ from edgectl_agent.core.errors import AdmissionError, AttackError, EdgeError, Ex
 from edgectl_agent.core.messages import ASSIGNMENT_TARGET, Assignment, Release, release_target
 from edgectl_agent.core.units import event_time_ns
 from edgectl_agent.floorfile import FloorFile
+from edgectl_agent.receipt import collected
 from edgectl_agent.spool import METADATA_URL, TARGET_URL, SpoolFetcher
 
 MAX_MANIFEST_BYTES = 256 * 1024
@@ -67,6 +69,7 @@ class TrustClient:
         self._fetcher = SpoolFetcher(data_dir / "spool")
         self._floors = FloorFile(data_dir / "trust" / "floor.json")
         self._floor = Floor()
+        self._collected: Collected | None = None
 
     def run(self, standing: Standing) -> Verdict:
         """Verify everything; a refusal is a `Verdict` with an exit code. Raises only what is a bug."""
@@ -90,6 +93,7 @@ class TrustClient:
             staged=staged,
             epoch=floor.epoch,
             trust=floor.trust_status(),
+            collected=self._collected,
             reason=reason,
             message=message,
             exit_code=exit_code,
@@ -102,6 +106,7 @@ class TrustClient:
         client.refresh()
         target = client.get_targetinfo(ASSIGNMENT_TARGET)
         self._keep(raise_floor(self._floor, _found(client), self._now_ns))
+        self._collected = collected(self._data_dir / "spool", client._trusted_set.targets, self._node)
         if target is None:
             return ()
         assignment = self._assignment(client, target)

@@ -26,6 +26,7 @@ import msgspec
 
 from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core import updates
+from edgectl_agent.core.airgap import Collected
 from edgectl_agent.core.bundle import Variant
 from edgectl_agent.core.desired import Floor, Running, Staged, Standing, Verdict
 from edgectl_agent.core.errors import AttackError, EdgeError, StorageError, UsageError
@@ -73,6 +74,8 @@ class Updater:
         self._lock = threading.Lock()
         self._state: updates.State = "idle"
         self._serial = 0
+        self.collected: Collected | None = None
+        """What the operator has stored of this node's alerts, as the last verified spool says."""
 
     @property
     def state(self) -> updates.State:
@@ -97,6 +100,7 @@ class Updater:
         try:
             self._to("requested")
             verdict = verify(self._data_dir, self._node, now_ns, self._standing(), self._limits)
+            self.collected = verdict.collected
             if verdict.exit_code or not verdict.staged:
                 self._to("refused" if verdict.exit_code else "unchanged")
                 return _answer(verdict)

@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("edgectl.cli.status:status", "The fleet at a glance, and what needs you."),
     "alerts": ("edgectl.cli.alerts:app", "List, show, follow and acknowledge alerts."),
     "audit": ("edgectl.cli.audit:audit", "Compare desired with actual; silent when they agree."),
-    "repo": ("edgectl.cli.repo:app", "Show and refresh the signed repository."),
+    "repo": ("edgectl.cli.repo:app", "Show, refresh, publish and export the signed repository."),
     "completion": ("edgectl.cli.help:completion", "Print the completion script for a shell."),
     "help": ("edgectl.cli.help:app", "Explain exit codes and fleet.yaml."),
 }

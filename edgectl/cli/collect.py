@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgectl.cli import rolling, wiring
 from edgectl.cli.output import Column, Format, FormatOption, emit, encode, note, printable, settings, write
+from edgectl.core.errors import UsageError
 
 if TYPE_CHECKING:
     from edgectl_agent.core.messages import Alert
@@ -24,13 +26,22 @@ def collect(
     follow: Annotated[bool, typer.Option("--follow/--once", help="Stay, and store alerts as they are raised.")] = False,
     select: rolling.SelectOption = "",
     forks: rolling.ForksOption = 16,
+    given: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="FILE…", help="Files of `edgectl-agent export` in place of the network."),
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="", hidden=True)] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Pull reports and alerts into the store. With -o jsonl one line per alert, printed after its row is committed."""
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
+    if given or more:
+        _merge(workspace, fleet, given or [], more or [], output)
+        return
     with wiring.store(workspace, fleet) as store:
-        names = rolling.choose(fleet, store, set(fleet.names), "fleet.yaml names no node", select=select)
+        among = {node.name for node in fleet.nodes if node.via != "usb"}
+        names = rolling.choose(fleet, store, among, "no node of fleet.yaml can be asked", select=select)
         told = _printing(output, follow)
         if follow:
             _follow(workspace, fleet, store, names, told)
@@ -44,6 +55,20 @@ def collect(
             emit(done, columns, output, name="node")
         if any(node.error for node in done):
             raise typer.Exit(31)
+
+
+def _merge(workspace: Workspace, fleet: Inventory, given: list[Path], more: list[Path], output: Format) -> None:
+    from edgectl.cli import byhand
+
+    if not given:
+        raise UsageError(f"unexpected argument {more[0]}", hint=f"edgectl collect --from {more[0]}")
+    with wiring.store(workspace, fleet) as store:
+        done = byhand.merge(workspace, fleet, store, [*given, *more])
+    columns = (
+        Column("NODE", "node"), Column("ALERTS", "alerts", right=True), Column("MADE", "made"),
+        Column("NEWEST", lambda row: "yes" if row.report else "no"), Column("FILE", "file", wide=True),
+    )  # fmt: skip
+    emit(done, columns, output, name="node")
 
 
 def _printing(output: Format, follow: bool) -> Told:

@@ -104,7 +104,8 @@ def _plan(
     current = repository.assignment()
     check_epochs(reports, current)
     check_pending(store.nodes.all(), current)
-    plan = delivery.plan(request, release, nodes, reports, repository=repository, store=store)
+    by_hand = {node.name for node in fleet.nodes if node.via == "usb"}
+    plan = delivery.plan(request, release, nodes, reports, repository=repository, store=store, by_hand=by_hand)
     if plan is None:
         note(f"nothing to do: {release.recipe} {release.version} runs on all {len(nodes)} nodes")
     elif len(plan.nodes) < len(nodes):

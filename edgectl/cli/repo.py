@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgectl.cli import publishing, wiring
+from edgectl.cli import publishing, rolling, wiring
+from edgectl.cli.completing import among
 from edgectl.cli.output import Column, Format, FormatOption, emit, emit_one, note, settings
 
 if TYPE_CHECKING:
@@ -59,6 +60,41 @@ def refresh(ctx: typer.Context, passphrase_file: wiring.PassphraseOption = None)
         note(f"signed anew: {', '.join(done)}")
     if left:
         raise refused(left, repository.expiries())
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    to: Annotated[
+        Path, typer.Option("--to", help="A folder, such as a mounted stick; each slice is in NODE/ below it.")
+    ],
+    node: Annotated[list[str] | None, typer.Option(help="A node; repeatable.", autocompletion=among("names"))] = None,
+    select: rolling.SelectOption = "",
+    grant: Annotated[
+        str, typer.Option(help="How long the slice may wait until it is taken in, as 30d (default: 7d at most).")
+    ] = "",
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Write a node's slice of the repository, to be carried to where no network is; `edgectl-agent import` takes it."""
+    from edgectl.cli import byhand
+    from edgectl.core.errors import UsageError
+
+    if not node and not select:
+        raise UsageError("expected --node or --select", hint="edgectl repo export --help")
+    workspace = settings(ctx).workspace
+    fleet = wiring.inventory(workspace)
+    with workspace.lock("repo export"), wiring.store(workspace, fleet) as store:
+        among = {fleet.node(name).name for name in node} if node else set(fleet.names)
+        names = rolling.choose(fleet, store, among, "fleet.yaml names no node", select=select)
+        done = byhand.export(workspace, fleet, store, sorted(names), to, grant)
+    columns = (
+        Column("NODE", "node"),
+        Column("FOLDER", "folder"),
+        Column("FILES", "files", right=True),
+        Column("BYTES", "bytes", right=True),
+        Column("TAKE IN BEFORE", "until"),
+    )
+    emit(done, columns, output, name="folder")
 
 
 @app.command()

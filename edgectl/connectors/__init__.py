@@ -38,5 +38,12 @@ def _ssh(node: Node, context: Context) -> Connector:
     return connector(node, context)
 
 
-CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {"local": _local, "ssh": _ssh}
+def _usb(node: Node, context: Context) -> Connector:
+    from edgectl.connectors.usb import UsbConnector
+
+    del context
+    return UsbConnector(node.name)
+
+
+CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {"local": _local, "ssh": _ssh, "usb": _usb}
 """``connect.via`` → connector; making one does no I/O."""

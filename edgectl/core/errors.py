@@ -14,6 +14,7 @@ from edgectl_agent.core.errors import (
 )
 
 __all__ = [
+    "BY_HAND",
     "EXIT_CODES",
     "AdmissionError",
     "AttackError",
@@ -62,6 +63,10 @@ class LockHeld(EdgeError):
     """Another operator is at work, or has signed a newer epoch."""
 
     exit_code, reason = 50, "locked"
+
+
+BY_HAND = "by-hand"
+"""Reason of `NodeUnreachable` for a node that no network reaches: nobody tried."""
 
 
 class NodeUnreachable(EdgeError):

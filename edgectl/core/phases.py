@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from edgectl.core.errors import UsageError
 from edgectl.core.rollout import Phase
@@ -32,16 +32,19 @@ def specification(canary: str = "", phases: str = "") -> str:
     return f"{canary},100%" if canary and canary.strip() != "100%" else canary or DEFAULT
 
 
-def split(specification: str, nodes: Iterable[str], seed: str) -> tuple[Phase, ...]:
+def split(specification: str, nodes: Iterable[str], seed: str, last: Collection[str] = ()) -> tuple[Phase, ...]:
     """The nodes of each phase, in the seeded order. No phase is empty: one that would add nobody is left out.
 
     Every phase that the specification does not name last is a canary: its failure ends the rollout. At least half of a
-    canary's nodes must be confirmed before the next phase.
+    canary's nodes must be confirmed before the next phase. Nodes in `last` are in the last phase, beside what it has
+    anyway: nobody will hear of them while the rollout runs, so they can prove nothing for others.
 
     Raises:
         UsageError: a size that is neither count nor percentage, sizes that do not rise, or a last one below 100 %.
     """
-    order = ordered(nodes, seed)
+    nodes = set(nodes)
+    late = ordered(nodes & set(last), seed)
+    order = ordered(nodes.difference(late), seed)
     sizes = _sizes(specification, len(order))
     phases, done = [], 0
     for i, size in enumerate(sizes):
@@ -51,6 +54,9 @@ def split(specification: str, nodes: Iterable[str], seed: str) -> tuple[Phase, .
         canary = i < len(sizes) - 1
         phases.append(Phase(nodes=members, canary=canary, min_confirmed=math.ceil(len(members) / 2) if canary else 0))
         done = size
+    if late:
+        rest = phases.pop().nodes if phases and not phases[-1].canary else ()
+        phases.append(Phase(nodes=(*rest, *late), canary=False))
     return tuple(phases)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgectl_agent.core.messages import Assignment, BundleRef, ModelStatus, Placement, Release, Report
@@ -74,8 +74,12 @@ def plan(
     *,
     repository: Repository,
     store: Store,
+    by_hand: Collection[str] = (),
 ) -> Plan | None:
-    """The frozen plan for `nodes`; None if all of them already prove that they run the release."""
+    """The frozen plan for `nodes`; None if all of them already prove that they run the release.
+
+    Those that are reached `by_hand` are assigned it with the last phase.
+    """
     ref = choose(release, request.variant)
     current = repository.assignment()
     left = [node for node in nodes if not _runs(node, reports.get(node), release, ref, current)]
@@ -88,7 +92,7 @@ def plan(
         version=release.version,
         targets=(target,),
         former=_former(left, release.recipe, reports, current, repository, store),
-        phases=phases.split(request.phases, left, seed),
+        phases=phases.split(request.phases, left, seed, by_hand),
         timeout_s=request.timeout_s,
         selection=request.selection,
         reason=request.reason,

@@ -20,7 +20,7 @@ from edgectl.core.names import unknown
 from edgectl.core.records import Expected
 
 Tier = Literal["far-edge", "near-edge", "regional"]
-Via = Literal["local", "ssh"]
+Via = Literal["local", "ssh", "usb"]
 """How a node is reached: a key of `edgectl.connectors.CONNECTORS`."""
 
 Listen = Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")]

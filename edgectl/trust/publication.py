@@ -40,12 +40,23 @@ _CLOCK_TOLERANCE = timedelta(minutes=5)
 class Publication:
     """New versions of some roles of a `Chain`, signed as they are added; `write` puts them in place."""
 
-    def __init__(self, chain: Chain, keys: KeyStore, now: datetime, passphrase: str | None = None) -> None:
-        """Raises `TrustError` if `now` is before what was signed last: nodes would refuse what we sign."""
+    def __init__(
+        self,
+        chain: Chain,
+        keys: KeyStore,
+        now: datetime,
+        passphrase: str | None = None,
+        until: datetime | None = None,
+    ) -> None:
+        """With `until`, what is signed lives until then, whatever the role.
+
+        Raises `TrustError` if `now` is before what was signed last: nodes would refuse what we sign.
+        """
         self._chain = chain
         self._keys = keys
         self._now = _not_before(newest_signed(chain), now)
         self._passphrase = passphrase
+        self._until = until
         self._targets: dict[str, bytes] = {}
         self._metadata: dict[str, bytes] = {}
 
@@ -74,6 +85,11 @@ class Publication:
     def add_timestamp(self) -> None:
         self._metadata["timestamp.json"] = self._sign("timestamp", self._chain.timestamp)
 
+    @property
+    def metadata(self) -> dict[str, bytes]:
+        """What was signed so far, by its name in ``metadata/``."""
+        return dict(self._metadata)
+
     def write(self, folder: Path) -> None:
         """Put all in place, the timestamp last. Raises `StorageError`; clients then still see the state before."""
         write_all(folder, self._targets, self._metadata)
@@ -81,13 +97,19 @@ class Publication:
     def _sign(self, role: Role, signed: Signed) -> bytes:
         signed.version += 1
         delegator: Root | Targets = self._chain.targets if role in DELEGATED else self._chain.root
-        return sign(signed, role, delegator, self._keys, self._now, self._passphrase)
+        return sign(signed, role, delegator, self._keys, self._now, self._passphrase, self._until)
 
 
 def sign(
-    signed: Signed, role: Role, delegator: Root | Targets, keys: KeyStore, now: datetime, passphrase: str | None
+    signed: Signed,
+    role: Role,
+    delegator: Root | Targets,
+    keys: KeyStore,
+    now: datetime,
+    passphrase: str | None,
+    until: datetime | None = None,
 ) -> bytes:
-    """Metadata bytes that live from `now` for the role's `LIFE`.
+    """Metadata bytes that live from `now` for the role's `LIFE`, or until `until`.
 
     Raises:
         TrustError: as `KeyStore.signer` does, and if `delegator` does not name our key for `role`.
@@ -99,7 +121,7 @@ def sign(
             reason="foreign-key",
             hint="these keys belong to another fleet",
         )
-    signed.expires = (now + LIFE[role]).replace(microsecond=0)
+    signed.expires = (until or now + LIFE[role]).replace(microsecond=0)
     signed.unrecognized_fields[SIGNED_FIELD] = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     metadata = Metadata[Any](signed)
     metadata.sign(signer)

@@ -34,7 +34,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edgectl.core.errors import ExpiredError, LockHeld, TrustError
+from edgectl.core.errors import ExpiredError, LockHeld, TrustError, UsageError
 from edgectl.trust import chain as chains
 from edgectl.trust.contents import Contents, check_content
 from edgectl.trust.keys import GUARDED, KeyStore, Role
@@ -139,14 +139,19 @@ class Repository:
         """The current root, with which a node is enrolled."""
         return self._contents().chain.roots[-1]
 
-    def slice_for(self, node: str, have: frozenset[str] = frozenset()) -> dict[str, bytes | Path]:
+    def slice_for(
+        self, node: str, have: frozenset[str] = frozenset(), grant: Mapping[str, bytes] | None = None
+    ) -> dict[str, bytes | Path]:
         """Spool name → file, of all that `node` needs: metadata with every root, assignment, manifests, bundles.
 
-        Bundles whose digest is in `have` are left out; the node takes them from its slots.
+        Bundles whose digest is in `have` are left out; the node takes them from its slots. What a `grant` signed takes
+        the place of the main line's metadata.
         """
         contents = self._contents()
         chain = contents.chain
-        found: dict[str, bytes | Path] = {f"metadata/{name}": self._metadata / name for name in chain.files}
+        granted = {_role(name) for name in grant or ()}
+        found: dict[str, bytes | Path] = {f"metadata/{name}": raw for name, raw in (grant or {}).items()}
+        found |= {f"metadata/{name}": self._metadata / name for name in chain.files if _role(name) not in granted}
         assignment = contents.assignment()
         if assignment is None:
             return found
@@ -250,6 +255,33 @@ class Repository:
             publication.add_roles("rollout")
             publication.write(self._folder)
 
+    def grant(self, now: datetime, until: datetime) -> dict[str, bytes]:
+        """Metadata that lives until `until`, for nodes that get a slice by hand: name in ``metadata/`` → bytes.
+
+        It takes the next version numbers for itself, and the main line goes on behind them at once: a node that has
+        followed a grant accepts the main line later, and none accepts the grant after the main line.
+
+        Raises:
+            UsageError: a role that needs the offline keys ends before `until`.
+            TrustError: an online key is missing.
+        """
+        with publishing(self._folder, now):
+            chain = self._contents().chain
+            for role in ("root", "targets", "models"):
+                ends = chain.roles()[role].expires
+                if ends < until:
+                    raise UsageError(
+                        f"a grant until {until:%Y-%m-%d} outlives the {role} metadata, which ends {ends:%Y-%m-%d}",
+                        hint=f"grant at most {max(0, (ends - now).days)}d",
+                    )
+            outlived: tuple[Role, ...] = ("rollout",) if chain.rollout.expires < until else ()
+            granted = Publication(chain, self._keys, now, until=until)
+            granted.add_roles(*outlived)
+            main = Publication(chain, self._keys, now)
+            main.add_roles(*outlived)
+            main.write(self._folder)
+            return granted.metadata
+
     def due(self, now: datetime) -> tuple[Role, ...]:
         """Roles with less than a quarter of their life left."""
         expiries = self.expiries()
@@ -287,6 +319,11 @@ class Repository:
             return not self._keys.locked(role) or bool(passphrase)
         except TrustError:  # the key is kept elsewhere
             return False
+
+
+def _role(name: str) -> str:
+    """``7.snapshot.json`` → ``snapshot``."""
+    return name.removesuffix(".json").rpartition(".")[2]
 
 
 def _place(role: Targets, publication: Publication, files: Mapping[str, bytes]) -> None:

@@ -19,6 +19,7 @@ from edgectl.connectors.interface import Connector
 from edgectl.connectors.local import LocalConnector
 from edgectl.connectors.ssh import SshConnector
 from edgectl.connectors.ssh_pool import Pool
+from edgectl.connectors.usb import UsbConnector
 from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
 from edgectl.inventory.types import Via
 from edgectl.machine.layout import Layout
@@ -47,6 +48,10 @@ MAKERS: dict[str, Callable[[Path, pytest.FixtureRequest], Connector]] = {
 }
 
 
+UNREACHED = {"usb"}
+"""By hand alone: there is nothing that such a connector could keep of the contract but to say so."""
+
+
 @pytest.fixture(params=MAKERS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """A connector to a node with the given manners; its agent is gone when the test ends."""
@@ -65,7 +70,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
 
 def test_every_way_to_connect_has_a_connector_and_a_contract_test() -> None:
-    assert set(get_args(Via)) == set(CONNECTORS) == set(MAKERS)
+    assert set(get_args(Via)) == set(CONNECTORS) == set(MAKERS) | UNREACHED
 
 
 def test_place_says_whether_anything_changed(make: Make) -> None:
@@ -191,6 +196,23 @@ def test_an_answer_of_the_wrong_form_is_a_refusal_that_says_so(make: Make) -> No
     node.start()
     with pytest.raises(RemoteRefused, match="node pi-1: its answer is not a Report"):
         NodeClient("pi-1", node).status()
+
+
+# ── what nobody reaches ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_call_to_a_node_that_is_reached_by_hand_says_what_to_carry() -> None:
+    node = UsbConnector("press-9")
+    calls: list[Callable[[], object]] = [
+        lambda: node.place({}), node.start, node.stop, lambda: node.upload({}),
+        lambda: node.request("GET", "/v1/status"), NodeClient("press-9", node).status,
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(
+            NodeUnreachable, match="node press-9: is reached by hand → edgectl repo export --node press-9"
+        ):
+            call()
+    node.remove()  # out of fleet.yaml it must go all the same
 
 
 # ── what only a local process can do ────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from edgectl_agent.core.airgap import Collected
 from edgectl_agent.core.bundle import Bundle, Variant
 from edgectl_agent.core.errors import AdmissionError, AttackError, ExpiredError, TrustError
 from edgectl_agent.core.messages import Assignment, Epoch, Placement, Quarantine, Release, Sha256, TrustStatus
@@ -238,6 +239,8 @@ class Verdict(_Value, frozen=True, kw_only=True):
     staged: tuple[Staged, ...] = ()
     epoch: Epoch | None = None
     trust: TrustStatus | None = None
+    collected: Collected | None = None
+    """What the operator has stored of this node's alerts, as a signed receipt says."""
     reason: str = ""
     message: str = ""
     exit_code: int = 0

@@ -284,6 +284,8 @@ class UpdateResult(_Message, frozen=True, kw_only=True):
     models: tuple[ModelStatus, ...] = ()
     epoch: Epoch | None = None
     trust: TrustStatus | None = None
+    released: int = 0
+    """Records up to this one are stored by the operator, as a signed receipt in the spool says; 0 without one."""
 
 
 # ── of a node that nobody can reach ─────────────────────────────────────────────────────────────────────────────────

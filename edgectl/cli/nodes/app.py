@@ -7,29 +7,14 @@ from typing import Annotated
 
 import typer
 
-from edgectl.cli import wiring
-from edgectl.cli.output import settings
-from edgectl.core.errors import EdgeError
+from edgectl.cli.completing import among
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
-def _among(attribute: str) -> Callable[[typer.Context, str], list[str]]:
-    """Names of fleet.yaml for the shell; it must never fail at the prompt."""
-
-    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
-        try:
-            known: tuple[str, ...] = getattr(wiring.inventory(settings(ctx).workspace), attribute)
-        except EdgeError:
-            return []
-        return [name for name in known if name.startswith(incomplete)]
-
-    return complete
-
-
-Site = Annotated[str, typer.Option(help="A site of fleet.yaml.", autocompletion=_among("sites"))]
+Site = Annotated[str, typer.Option(help="A site of fleet.yaml.", autocompletion=among("sites"))]
 Profile = Annotated[
     list[str] | None,
-    typer.Option(help="A profile of fleet.yaml; repeatable.", autocompletion=_among("profiles")),
+    typer.Option(help="A profile of fleet.yaml; repeatable.", autocompletion=among("profiles")),
 ]
-Name = Annotated[str, typer.Argument(help="The node's name.", autocompletion=_among("names"))]
+Name = Annotated[str, typer.Argument(help="The node's name.", autocompletion=among("names"))]

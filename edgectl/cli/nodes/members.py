@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 def add(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="Its name: letters, digits, '.', '_' and '-'.")],
-    via: Annotated[str, typer.Option(help="How it is reached: local (a process on this machine).")] = "local",
+    via: Annotated[
+        str, typer.Option(help="How it is reached: local (a process on this machine), usb (by hand).")
+    ] = "local",
     tier: Annotated[str, typer.Option(help="far-edge, near-edge or regional (default: fleet.yaml's).")] = "",
     site: Annotated[str, typer.Option(help="A site of fleet.yaml.")] = "",
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeatable.")] = None,
@@ -60,9 +62,10 @@ def add(
         root = wiring.repository(workspace, fleet).root_bytes()
         reach = wiring.connecting(workspace, fleet)
         node = provision.add(entry, workspace, wiring.columns(workspace), root, reach)
-        if not no_start:
+        starts = not no_start and node.via != "usb"
+        if starts:
             reach(node).start()
-    note(f"{name} is in the fleet{'' if no_start else ' and runs'}")
+    note(f"{name} is in the fleet{' and runs' if starts else ''}")
 
 
 @app.command("list")
