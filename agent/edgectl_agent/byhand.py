@@ -18,7 +18,7 @@ import msgspec
 from edgectl_agent import contact
 from edgectl_agent.config import Config
 from edgectl_agent.core import airgap
-from edgectl_agent.core.airgap import MANIFEST, UNREADABLE, Head, Slice
+from edgectl_agent.core.airgap import MANIFEST, SETUP, UNREADABLE, Head, Slice
 from edgectl_agent.core.errors import ConfigError, EdgeError, StorageError
 from edgectl_agent.core.messages import AlertPage, OutboxRecord, Report, UpdateResult
 
@@ -108,7 +108,7 @@ def take(config: Config, given: Path) -> UpdateResult:
     for name, file in found.files.items():
         _compare(folder / name, file.length, file.sha256)
     with Agent(config.folder) as agent:
-        for name in found.files:
+        for name in [name for name in found.files if not name.startswith(SETUP)]:
             _copy(folder / name, config.folder / "spool" / name)
         return agent.update()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgectl.cli import publishing, wiring
 from edgectl.cli.output import note, progress
-from edgectl.core.errors import ExpiredError, UsageError
+from edgectl.core.errors import EdgeError, ExpiredError, UsageError
 from edgectl.workspace import Workspace, operator
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def export(
         for name in names:
             bar.describe(name)
             files = {**repository.slice_for(name, grant=granted), **_receipt(store, keys, name)}
+            files |= _setup(workspace, fleet, repository, name)
             written.append(slices.write(to, name, files, fleet=fleet.fleet, now=now, until=until))
             bar.advance()
     return written
@@ -81,6 +82,23 @@ def _receipt(store: Store, keys: KeyStore, node: str) -> dict[str, bytes]:
     if not position.after or not position.log_id:
         return {}
     return {RECEIPT: sign(Collected(node=node, through=position.after, log_id=position.log_id), keys)}
+
+
+def _setup(workspace: Workspace, fleet: Inventory, repository: Repository, node: str) -> dict[str, bytes]:
+    """What somebody needs who sets the node up: its agent.yaml and whom to trust; nothing for one on this machine."""
+    from edgectl_agent.core.airgap import SETUP
+
+    from edgectl import provision
+
+    chosen = fleet.node(node)
+    if chosen.via == "local":
+        return {}
+    try:
+        files = provision.files(chosen, workspace, wiring.columns(workspace), repository.root_bytes())
+    except EdgeError as e:
+        note(f"{node}: its slice has no {SETUP}agent.yaml: {e}")
+        return {}
+    return {f"{SETUP}{Path(name).name}": content for name, content in files.items()}
 
 
 def _life(text: str) -> timedelta:

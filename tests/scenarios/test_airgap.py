@@ -30,6 +30,7 @@ class Site:
         head, gap, tail = fleet.read_text().partition("- name: gap\n")
         unreached = tail.replace("connect: {via: local}", "connect: {via: usb}\n    report: {silent_after: 35d}", 1)
         assert unreached != tail
+        unreached = unreached.replace("path: gap.jsonl", f"path: {folder}/plant/gap.jsonl")
         fleet.write_text(head + gap + unreached)
         self.shell, self.stick = self.plant.shell, folder / "stick"
         self.stick.mkdir()
@@ -74,6 +75,9 @@ def test_a_release_goes_in_and_alerts_come_out_by_hand(site: Site) -> None:
         shell.ok("repo", "export", "--node", "gap", "--to", str(site.stick), "--grant", "30d", "-o", "json")
     )
     assert [row["node"] for row in rows] == ["gap"]
+    setup = site.stick / "gap" / "setup"
+    assert "data_dir: /var/lib/edgectl-agent" in (setup / "agent.yaml").read_text()
+    assert (setup / "root.json").read_bytes() == plant.repository.root_bytes()
     taken = site.take()
     assert (taken.state, [m.version for m in taken.models], taken.released) == ("confirmed", ["1.0.0"], 0)
     assert site.take().state == "unchanged"

@@ -21,6 +21,8 @@ from edgectl_agent.core.messages import Name, OutboxRecord, Report, Sha256
 
 MANIFEST = "slice.json"
 RECEIPT = "collected.json"
+SETUP = "setup/"
+"""Begins the names of files for whoever sets the node up; the agent takes none of them in."""
 RECEIPT_TYPE = "application/vnd.edgectl.collected+json"
 """DSSE payload type of `RECEIPT`."""
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
