@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("file", metavar="FILE", help="for `edgectl collect --from`; - for standard output")
     for verb in (run, check, probe, take, give):
         verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.yaml")
+    csr = verbs.add_parser("csr", help="print a signing request for this node's own key, which is made if missing")
+    csr.set_defaults(verb=_csr)
+    csr.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.yaml that names api.tls.key")
     record = verbs.add_parser("record", help="write readings as JSON Lines, to train on")
     record.set_defaults(verb=_record)
     record.add_argument("--source", choices=["host-metrics"], default="host-metrics")
@@ -84,7 +87,29 @@ def _check(arguments: argparse.Namespace) -> int:
         sources.build(source, config.node)
     for action in config.actions:
         actions.build(action, config.folder)
+    _check_tls(config)
     print(f"{arguments.config}: valid", file=sys.stderr)
+    return 0
+
+
+def _check_tls(config: configs.Config) -> None:
+    """Certificates and keys that agent.yaml names are there and fit. Raises `ConfigError`."""
+    for key, said in (("api", config.api.tls), ("ingest", config.ingest.tls)):
+        if said is not None:
+            from edgectl_agent import tls
+
+            tls.listening(said, key)
+
+
+def _csr(arguments: argparse.Namespace) -> int:
+    config, _ = configs.load(arguments.config)
+    tls = config.api.tls or config.ingest.tls
+    if tls is None:
+        raise ConfigError(f"{arguments.config}: neither api.tls nor ingest.tls is there: no certificate is needed")
+
+    from edgectl_agent import csr
+
+    print(csr.request(Path(tls.key), config.node).decode(), end="")
     return 0
 
 
@@ -99,10 +124,10 @@ def _run(arguments: argparse.Namespace) -> int:
     logs.start(config.log, config.folder)
 
     from edgectl_agent import contact, notify
-    from edgectl_agent.api import Api, Server
+    from edgectl_agent.doors import Doors
     from edgectl_agent.runtime import Runtime
 
-    boot, token = secrets.token_hex(8), secrets.token_urlsafe(32)
+    boot = secrets.token_hex(8)
     manager, runtime = notify.here(), Runtime(config, sha256, boot)
     runtime.on_turn = lambda: manager.alive(runtime.headline, time.monotonic())
 
@@ -115,13 +140,14 @@ def _run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     links = _links(config, runtime)
     signal.signal(signal.SIGUSR1, lambda *_: links.poll_now() if links else None)
-    server = Server(Api(runtime, config.node, token), config.api.listen)
+    doors = Doors(config, runtime)
     try:
-        url = server.bind()
+        there = doors.bind(boot)
         runtime.open()
-        server.start()
-        contact.write(config.folder, contact.Contact(url=url, token=token, pid=os.getpid(), boot=boot))
-        logs.note("started", node=config.node, boot=boot, version=__version__, url=url)
+        doors.start()
+        contact.write(config.folder, there)
+        urls = {"url": there.url} | {k: v for k in ("remote", "ingest") if (v := getattr(there, k))}
+        logs.note("started", node=config.node, boot=boot, version=__version__, **urls)
         if links:
             links.start()
         manager.say("READY=1", f"STATUS={runtime.headline()}")
@@ -130,7 +156,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if links:
             links.stop()
         runtime.close()
-        server.stop()
+        doors.stop()
         contact.remove(config.folder)
     logs.note("stopped", node=config.node, boot=boot)
     logging.shutdown()

@@ -1,21 +1,22 @@
-"""The control API, on loopback: what the operator's side asks of this node. It decides nothing itself.
+"""The control API: what the operator's side asks of this node. It decides nothing itself.
 
-Every call but ``live``, ``ready`` and ``metrics`` carries the token that only this machine's owner of the data folder
-can read (``api.json``). Answers are the messages of `core.messages`; refusals ``{"error": sentence, "reason": word}``.
+On the plain listener every call but ``live``, ``ready`` and ``metrics`` carries the token that only those can read who
+may enter the data folder (``api.json``). The listener with mutual TLS has asked for an operator's certificate before a
+call comes here, and needs no token. Answers are the messages of `core.messages`; refusals ``{"error": sentence,
+"reason": word}``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
-import socket
-import threading
-import time
+import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,37 +25,42 @@ from starlette.routing import Route
 
 from edgectl_agent.core.errors import EdgeError, StorageError, UsageError
 from edgectl_agent.core.messages import UpdateResult
+from edgectl_agent.deposit import MAX_FILE_BYTES, Deposit
+from edgectl_agent.listener import body_parts, discard
 from edgectl_agent.runtime import Runtime
 
 T = TypeVar("T")
 _MAX_BODY = 64 * 1024
 _MAX_WAIT_S = 60.0
 _MAX_PAGE = 1000
-_STOP_S = 2.0
-_STATUS = {"usage": 400, "beyond-head": 409, "another-log": 409, "unauthorized": 401, "oversized": 413}
+_STATUS = {
+    "usage": 400, "beyond-head": 409, "another-log": 409, "unauthorized": 401, "slow": 408, "oversized": 413,
+    "digest": 422,
+}  # fmt: skip
+_UNREAD = (408, 413)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Bell:
-    """Wakes the long polls of an event loop from another thread."""
+    """Wakes the long polls of the listeners' event loops from another thread."""
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._rung = asyncio.Event()
+        self._rung: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
 
     def next_ring(self) -> asyncio.Event:
         """An event that is set by the next `ring`. Take it before looking, so that no ring is missed."""
-        self._loop = asyncio.get_running_loop()
-        return self._rung
+        return self._rung.setdefault(asyncio.get_running_loop(), asyncio.Event())
 
     def ring(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
+        for loop in tuple(self._rung):
+            with suppress(RuntimeError):  # its listener ends
+                loop.call_soon_threadsafe(self._wake, loop)
 
-    def _wake(self) -> None:
-        rung, self._rung = self._rung, asyncio.Event()
-        rung.set()
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        rung = self._rung.pop(loop, None)
+        if rung is not None:
+            rung.set()
 
 
 class _Rollback(msgspec.Struct, frozen=True):
@@ -79,7 +85,11 @@ class Api:
         self.bell = Bell()
         runtime.on_commit = self.bell.ring
 
-    def routes(self) -> list[Route]:
+    def app(self, token: bool = True) -> Starlette:
+        """The application; without `token` for a listener that has proved who calls."""
+        return Starlette(routes=self._routes(token), exception_handlers={HTTPException: no_such_call})
+
+    def _routes(self, token: bool) -> list[Route]:
         """Every path, its method and whether it asks for the token."""
         table: list[tuple[str, str, Handler, bool]] = [
             ("GET", "/v1/live", self._live, False),
@@ -91,22 +101,26 @@ class Api:
             ("POST", "/v1/update", self._update, True),
             ("POST", "/v1/rollback", self._rollback, True),
             ("GET", "/v1/have", self._have, True),
+            ("PUT", "/v1/spool/{name:path}", self._spool, True),
         ]
         return [
-            Route(path, self._guarded(handler, private), methods=[method]) for method, path, handler, private in table
+            Route(path, self._guarded(handler, private and token), methods=[method])
+            for method, path, handler, private in table
         ]
 
     def _guarded(self, handler: Handler, private: bool) -> Handler:
         async def guarded(request: Request) -> Response:
             sent = request.headers.get("authorization", "").encode("latin-1")
             if private and not hmac.compare_digest(sent, b"Bearer " + self._token):
-                return _error(401, "the token is missing or wrong → read it from api.json", "unauthorized")
+                await discard(request, _MAX_BODY)
+                sentence = "the token is missing, wrong or of an earlier start of the agent → read it from api.json"
+                return error(401, sentence, "unauthorized")
             try:
                 return await handler(request)
             except StorageError as e:
-                return _error(503, str(e), e.reason)
+                return error(503, str(e), e.reason)
             except EdgeError as e:
-                return _error(_STATUS.get(e.reason, 409), str(e), e.reason)
+                return error(_STATUS.get(e.reason, 409), str(e), e.reason)
 
         return guarded
 
@@ -128,7 +142,7 @@ class Api:
         return _json(await asyncio.to_thread(self._runtime.report))
 
     async def _alerts(self, request: Request) -> Response:
-        after, limit = _number(request, "after", 0), min(_number(request, "limit", 100), _MAX_PAGE)
+        after, limit = _asked(request, "after", 0), min(_asked(request, "limit", 100), _MAX_PAGE)
         deadline = asyncio.get_running_loop().time() + _seconds(request, "wait")
         while True:
             rung = self.bell.next_ring()
@@ -170,81 +184,43 @@ class Api:
     async def _have(self, request: Request) -> Response:
         return _json(await asyncio.to_thread(self._runtime.have))
 
-
-class Server:
-    """Serves an `Api` from a thread of its own."""
-
-    def __init__(self, api: Api, listen: str) -> None:
-        self._listen = listen
-        config = uvicorn.Config(
-            Starlette(routes=api.routes(), exception_handlers={HTTPException: _no_such_call}),
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
-        self._socket: socket.socket | None = None
-        self._thread = threading.Thread(target=self._serve, name="api", daemon=True)
-
-    def bind(self) -> str:
-        """Take the port. Returns the base URL. Raises `StorageError` if it is taken."""
-        host, _, port = self._listen.rpartition(":")
-        host = host.strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    async def _spool(self, request: Request) -> Response:
+        sha256 = _digest(request.headers.get("repr-digest", ""))
+        if _number(request.headers.get("content-length", "0"), "Content-Length") > MAX_FILE_BYTES:
+            raise UsageError(f"the body has more than {MAX_FILE_BYTES} bytes", reason="oversized")
+        deposit = await asyncio.to_thread(Deposit, self._runtime.spool, request.path_params["name"])
         try:
-            self._socket.bind((host, int(port)))
-            self._socket.listen(64)
-        except (OSError, OverflowError) as e:
-            self._socket.close()
-            raise StorageError(f"api.listen: {self._listen} cannot be used: {e}", reason="port") from e
-        shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{self._socket.getsockname()[1]}"
-
-    def start(self) -> None:
-        """Serve. Returns when calls are answered."""
-        self._thread.start()
-        while self._thread.is_alive() and not self._server.started:
-            time.sleep(0.005)
-
-    def stop(self) -> None:
-        """End open calls within about two seconds."""
-        self._server.should_exit = True
-        if self._thread.is_alive():
-            self._thread.join(_STOP_S)
-        if self._socket is not None:
-            self._socket.close()
-
-    def _serve(self) -> None:
-        assert self._socket is not None
-        self._server.run(sockets=[self._socket])
+            async for part in body_parts(request, MAX_FILE_BYTES):
+                await asyncio.to_thread(deposit.write, part)
+        except StorageError:
+            await discard(request, MAX_FILE_BYTES)
+            raise
+        else:
+            await asyncio.to_thread(deposit.finish, sha256)
+        finally:
+            await asyncio.to_thread(deposit.close)
+        return Response(status_code=204)
 
 
-async def _no_such_call(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(error.status_code, f"{request.method} {request.url.path}: {error.detail}", "no-such-call")
+async def no_such_call(request: Request, found: Exception) -> Response:
+    """The answer to a path or method that is not there."""
+    assert isinstance(found, HTTPException)
+    return error(found.status_code, f"{request.method} {request.url.path}: {found.detail}", "no-such-call")
 
 
 async def _body(request: Request, into: type[T]) -> T:
-    raw = bytearray()
-    async for part in request.stream():
-        raw += part
-        if len(raw) > _MAX_BODY:
-            raise UsageError(f"the body has more than {_MAX_BODY} bytes", reason="oversized")
+    raw = b"".join([part async for part in body_parts(request, _MAX_BODY)])
     try:
         return msgspec.json.decode(raw, type=into)
     except msgspec.MsgspecError as e:
         raise UsageError(f"the body is not as expected: {e}") from e
 
 
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
+def _asked(request: Request, name: str, default: int) -> int:
+    return _number(request.query_params.get(name, str(default)), name)
+
+
+def _number(text: str, name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise UsageError(f"{name}: expected a whole number, found {text[:40]!r}")
     return int(text)
@@ -265,8 +241,21 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def _error(status: int, sentence: str, reason: str) -> Response:
-    return _json({"error": sentence, "reason": reason}, status)
+def error(status: int, sentence: str, reason: str) -> Response:
+    """A refusal. A body that was not read to its end is not waited for."""
+    answer = _json({"error": sentence, "reason": reason}, status)
+    if status in _UNREAD:
+        answer.headers["connection"] = "close"
+    return answer
+
+
+def _digest(header: str) -> bytes:
+    """The SHA-256 of a ``Repr-Digest`` header (RFC 9530). Raises `UsageError` where there is none."""
+    found = re.search(r"(?:^|[,\s])sha-256=:([A-Za-z0-9+/=]{44}):", header)
+    with suppress(ValueError):
+        if found:
+            return base64.b64decode(found[1], validate=True)
+    raise UsageError("expected a header Repr-Digest: sha-256=:…: with the file's digest, found none")
 
 
 def _changed(result: UpdateResult) -> Response:

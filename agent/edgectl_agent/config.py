@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -35,20 +36,25 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Immutable; refuses what it does not know."""
 
 
-class Mapping(_Strict, frozen=True, kw_only=True):
+class Fields(_Strict, frozen=True, kw_only=True):
     """How a record becomes a reading: which column is the time, the stream and each channel.
 
     A column is a CSV header or, in JSON, a key or a dotted path of keys. ``stream: "=press-3"`` names one stream for
     the whole source.
     """
 
-    path: str
-    format: Format = "jsonl"
     stream: Column
     time: Column
     channels: Annotated[dict[str, Column], msgspec.Meta(min_length=1)]
     zone: str = "UTC"
     """Of times without an offset."""
+
+
+class Mapping(Fields, frozen=True, kw_only=True):
+    """A file of records."""
+
+    path: str
+    format: Format = "jsonl"
 
 
 class TailConfig(Mapping, frozen=True, kw_only=True, tag_field="type", tag="tail"):
@@ -75,7 +81,14 @@ class HostMetricsConfig(_Strict, frozen=True, kw_only=True, tag_field="type", ta
     """Defaults to the node's name."""
 
 
-SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig
+class HttpConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="http"):
+    """Take what other programs post to ``/v1/readings`` (`Config.ingest`), as JSON."""
+
+    queue: PositiveInt = 20_000
+    """Readings that may wait to be scored; beyond it a request is refused as a whole (429)."""
+
+
+SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig
 
 
 class LogAction(_Strict, frozen=True, kw_only=True, tag_field="type", tag="log"):
@@ -122,11 +135,44 @@ class Log(_Strict, frozen=True, kw_only=True):
     """Files put aside that stay."""
 
 
+Address = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
+"""``host:port``; an IPv6 address stands in brackets."""
+
+
+class Tls(_Strict, frozen=True, kw_only=True):
+    """A listener's certificate and private key, PEM files."""
+
+    cert: str
+    key: str
+
+
+class MutualTls(Tls, frozen=True, kw_only=True):
+    """A listener that asks who comes: with a certificate issued under `client_ca` (PEM) or not at all."""
+
+    client_ca: str
+
+
 class Api(_Strict, frozen=True, kw_only=True):
     """The control API."""
 
-    listen: Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")] = "127.0.0.1:0"
-    """Loopback only; port 0 takes a free one, written to ``api.json``."""
+    listen: Address = "127.0.0.1:0"
+    """Port 0 takes a free one, written to ``api.json``. Off loopback only with `tls`."""
+    tls: MutualTls | None = None
+    """With it `listen` is for operators; a second, plain listener on loopback stays for this machine's own tools."""
+    token_file: str = ""
+    """Its first line is the bearer token of the plain listener; default: a new one at each start, in ``api.json``."""
+
+
+class Ingest(_Strict, frozen=True, kw_only=True):
+    """Where sources of type ``http`` are fed: a listener and tokens of its own."""
+
+    listen: Address = "127.0.0.1:8711"
+    """Off loopback only with `tls`."""
+    token_file: str = ""
+    """A bearer token per line; default: ``ingest.token`` in the data folder, made at the first start."""
+    tls: Tls | None = None
+    max_body: str = "4M"
+    """Of one request, also after it is decompressed."""
 
 
 class Repository(_Strict, frozen=True, kw_only=True):
@@ -165,6 +211,7 @@ class Config(_Strict, frozen=True, kw_only=True):
     api: Api = Api()
     repository: Repository | None = None
     uplink: Uplink | None = None
+    ingest: Ingest = Ingest()
 
     def __post_init__(self) -> None:
         for recipe, names in self.models.items():
@@ -189,11 +236,18 @@ class Config(_Strict, frozen=True, kw_only=True):
             _check_url("repository.url", self.repository.url, secret=False)
         if self.uplink is not None:
             _check_url("uplink.url", self.uplink.url, secret=True)
+        _check_listen("api", self.api.listen, self.api.tls, "TLS with client certificates")
+        _check_listen("ingest", self.ingest.listen, self.ingest.tls, "TLS")
 
     @property
     def folder(self) -> Path:
         """The data folder: the only one the agent writes to, but for ``actions[].path``."""
         return Path(self.data_dir)
+
+    @property
+    def ingests(self) -> bool:
+        """Whether any source is fed by HTTP."""
+        return any(isinstance(source, HttpConfig) for source in self.sources.values())
 
     @property
     def snapshot_ns(self) -> int:
@@ -234,6 +288,7 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         ("log.rotate", config.log.rotate, size_bytes, "64k"),
         *([("repository.every", config.repository.every, duration_ns, "1s")] if config.repository else []),
         *([("uplink.every", config.uplink.every, duration_ns, "1s")] if config.uplink else []),
+        ("ingest.max_body", config.ingest.max_body, size_bytes, "1k"),
         *((f"sources.{name}.every", host.every, duration_ns, "100ms") for name, host in hosts),
     ]
 
@@ -259,7 +314,7 @@ def _check_source(key: str, source: SourceConfig) -> None:
         speed = source.speed
         if speed != "max" and (isinstance(speed, str) or not 0 < speed < float("inf")):
             raise ConfigError(f"{key}.speed: expected a factor above 0 or max, found {speed!r}")
-    if not isinstance(source, Mapping):
+    if not isinstance(source, Fields):
         return
     _check_columns(key, source)
     try:
@@ -269,14 +324,37 @@ def _check_source(key: str, source: SourceConfig) -> None:
         raise ConfigError(f"{key}.zone: {source.zone!r} is not a time zone, {expected}") from None
 
 
-def _check_columns(key: str, source: Mapping) -> None:
+def split_address(listen: str) -> tuple[str, int]:
+    """(host, port) of an `Address`, without brackets."""
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine can connect to it."""
+    host, _ = split_address(listen)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_listen(key: str, listen: str, tls: Tls | None, needs: str) -> None:
+    if split_address(listen)[1] > 65535:
+        raise ConfigError(f"{key}.listen: expected a port of at most 65535, found {listen!r}")
+    if tls is None and not is_loopback(listen):
+        raise ConfigError(f"{key}.listen: {listen} is not loopback: expected {key}.tls, because it takes {needs} there")
+
+
+def _check_columns(key: str, source: Fields) -> None:
     """Each column is one thing: a time is no channel, and a JSON path does not lead through a number."""
     if source.stream == "=":
         raise ConfigError(f"{key}.stream: '=' names no stream, expected a column or =name")
+    csv = isinstance(source, Mapping) and source.format == "csv"
     columns = [source.time, *([] if source.stream.startswith("=") else [source.stream]), *source.channels.values()]
     for column in columns:
         if columns.count(column) > 1:
             raise ConfigError(f"{key}: column {column!r} is used twice")
-        longer = next((c for c in columns if source.format == "jsonl" and c.startswith(f"{column}.")), None)
+        longer = next((c for c in columns if not csv and c.startswith(f"{column}.")), None)
         if longer:
             raise ConfigError(f"{key}: column {column!r} is also the path {longer!r}")

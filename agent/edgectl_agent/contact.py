@@ -23,11 +23,20 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     pid: int
     boot: str = ""
+    remote: str = ""
+    """Where operators with a certificate connect, if anywhere."""
+    ingest: str = ""
+    """Where sources of type ``http`` are fed, if there are any."""
 
 
 def write(folder: Path, contact: Contact) -> None:
     """Say how this agent is reached. Raises `StorageError`."""
-    write_file(_file(folder), msgspec.json.encode(contact), mode(folder.stat().st_mode, _group(folder)))
+    write_file(_file(folder), msgspec.json.encode(contact), mode_in(folder))
+
+
+def mode_in(folder: Path) -> int:
+    """The mode of a secret in the data folder: see `mode`."""
+    return mode(folder.stat().st_mode, _group(folder))
 
 
 def read(folder: Path) -> Contact | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from edgectl_agent.config import HOST_CHANNELS, Mapping, SourceConfig
+from edgectl_agent.config import HOST_CHANNELS, Fields, Mapping, SourceConfig
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.core.messages import SourceStatus
 from edgectl_agent.core.units import SECOND_NS
@@ -31,7 +31,7 @@ class Feed:
 
     def __init__(self, name: str, config: SourceConfig, source: Source) -> None:
         self.name = name
-        self.channels = tuple(config.channels) if isinstance(config, Mapping) else HOST_CHANNELS
+        self.channels = tuple(config.channels) if isinstance(config, Fields) else HOST_CHANNELS
         self.replayable = source.replayable
         self.accepted = 0
         self.rejected: Counter[str] = Counter()
@@ -64,6 +64,15 @@ class Feed:
             return None
         self._note(chunk)
         return chunk if len(chunk) or chunk.rejected or chunk.ended else None
+
+    @property
+    def source(self) -> Source:
+        return self._source
+
+    @property
+    def pending(self) -> bool:
+        """Whether readings that cannot be asked for again wait in memory."""
+        return self._open and self._source.pending
 
     def horizon_ns(self, accepted_ns: int) -> int | None:
         """The latest event time that is not from the future; None where that cannot be told."""

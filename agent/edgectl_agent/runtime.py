@@ -25,6 +25,7 @@ from edgectl_agent.changes import Changes
 from edgectl_agent.config import Config
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.messages import Alert, Report, UpdateResult
+from edgectl_agent.deposit import sweep
 from edgectl_agent.feeds import Feed
 from edgectl_agent.health import Health
 from edgectl_agent.ledger import Ledger
@@ -34,6 +35,7 @@ from edgectl_agent.outbox import Outbox
 from edgectl_agent.roster import Roster
 from edgectl_agent.slots import Slots
 from edgectl_agent.snapshots import SnapshotStore
+from edgectl_agent.sources.http import HttpSource
 from edgectl_agent.updater import Updater
 from edgectl_agent.uplink.interface import LinkStatus
 
@@ -71,6 +73,10 @@ class Runtime:
         self.changes = Changes(self.updater, self._roster, self, clock)
         self._snapshots = SnapshotStore(folder / "snapshots")
         self._feeds = {name: Feed(name, s, sources.build(s, config.node)) for name, s in config.sources.items()}
+        self.spool = folder / "spool"
+        sweep(self.spool)
+        self.intakes = {name: feed.source for name, feed in self._feeds.items() if isinstance(feed.source, HttpSource)}
+        """Sources that other programs feed, by name."""
         self._readers = {
             name: [recipe for recipe, names in config.models.items() if name in names] for name in self._feeds
         }
@@ -85,6 +91,8 @@ class Runtime:
         """Called by the worker every turn, at least once a second: while it is called, the worker does not hang."""
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake, self._stopping = threading.Event(), threading.Event()
+        for intake in self.intakes.values():
+            intake.on_arrival = self._wake.set
         self._snapshot_at_s = self._publish_at_s = self._flush_at_s = -math.inf
         self._closed = self._moved = self._news = False
         self._snapshot_failure = ""
@@ -116,8 +124,18 @@ class Runtime:
             if not busy:
                 self._wake.wait(min(self._config.idle_s, _PUBLISH_IDLE_S))
                 self._wake.clear()
+        self._empty()
         self._flush(force=True)
         self._save_snapshot()
+
+    def _empty(self) -> None:
+        """Score what was accepted and cannot be asked for again; nothing more comes in."""
+        for name, feed in self._feeds.items():
+            feed.source.seal()
+            while feed.pending and self._may_read(name, feed):
+                self._read(name, feed, self._monotonic())
+            if feed.pending:
+                warn("readings-not-scored", source=name)
 
     def close(self) -> None:
         """Release everything; tasks that nobody will run are refused."""

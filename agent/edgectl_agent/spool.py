@@ -9,6 +9,8 @@ from pathlib import Path
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
 from tuf.ngclient.fetcher import FetcherInterface
 
+from edgectl_agent.deposit import inside
+
 METADATA_URL = "spool:///metadata/"
 TARGET_URL = "spool:///targets/"
 _CHUNK = 1 << 18
@@ -24,7 +26,7 @@ class SpoolFetcher(FetcherInterface):
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         self.last = url.removeprefix("spool:///")
-        if any(part in ("", ".", "..") for part in self.last.split("/")):
+        if not inside(self.last):
             raise DownloadHTTPError(f"{self.last!r} is not a name inside the spool", 404)
         try:
             # A link or a pipe in the spool would let whoever fills it read other files, or make us wait for ever.

@@ -45,5 +45,25 @@ def _usb(node: Node, context: Context) -> Connector:
     return UsbConnector(node.name)
 
 
-CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {"local": _local, "ssh": _ssh, "usb": _usb}
+def _http(node: Node, context: Context) -> Connector:
+    from edgectl.connectors import wires
+    from edgectl.connectors.http import HttpConnector, base_url
+    from edgectl.trust.authority import Authority
+    from edgectl.workspace import operator
+
+    said, workspace = node.connect, context.workspace
+    url = base_url(node.name, said.url, said.host)
+    authority = Authority(workspace.keys, workspace.certificates, context.fleet.fleet)
+    wired = wires.fleet(authority, operator()) if url.startswith("https:") else wires.loopback
+    token = said.token
+    return HttpConnector(
+        node.name,
+        url,
+        wired,
+        token=None if token is None else lambda: context.secret(token),
+        machine=_ssh(node, context) if said.user or said.key or said.jump else None,
+    )
+
+
+CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {"local": _local, "ssh": _ssh, "http": _http, "usb": _usb}
 """``connect.via`` → connector; making one does no I/O."""

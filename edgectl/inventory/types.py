@@ -20,7 +20,7 @@ from edgectl.core.names import unknown
 from edgectl.core.records import Expected
 
 Tier = Literal["far-edge", "near-edge", "regional"]
-Via = Literal["local", "ssh", "usb"]
+Via = Literal["local", "ssh", "http", "usb"]
 """How a node is reached: a key of `edgectl.connectors.CONNECTORS`."""
 
 Listen = Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")]
@@ -114,7 +114,7 @@ class ConnectEntry(_Strict, frozen=True, kw_only=True):
     key_passphrase: SecretRef | None = None
     sudo_password: SecretRef | None = None
     url: str | None = None
-    """``http``: where the control API listens, ``https://host:8710``."""
+    """``http``: where the control API listens; default: ``https://HOST:8710``."""
     token: SecretRef | None = None
     """``http`` over loopback or a tunnel: a bearer token in place of a client certificate."""
     every: str | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from edgectl_agent.config import Config, HostMetricsConfig
+from edgectl_agent.config import Config, Mapping
 from edgectl_agent.core.units import size_bytes
 
 from edgectl.machine.layout import AGENT, Layout
@@ -38,7 +38,7 @@ def render(layout: Layout, config: Config, *, disk: str = "", systemd: int = 0) 
             folder; the outbox holds itself to ``limits.outbox``.
         systemd: the node's version; restarts back off from 254 on, and come every 2 s before.
     """
-    reads = [source.path for source in config.sources.values() if not isinstance(source, HostMetricsConfig)]
+    reads = [source.path for source in config.sources.values() if isinstance(source, Mapping)]
     writes = [action.path for action in config.actions if action.path]
     sections = {
         "Unit": [

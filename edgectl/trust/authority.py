@@ -17,19 +17,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from edgectl.core.errors import TrustError
 from edgectl.files import write_file
 from edgectl.trust import certificates
-from edgectl.trust.certificates import LIFE, PURPOSES, Life, Purpose
+from edgectl.trust.certificates import LIFE, PURPOSES, Life, Purpose, pem
 
 MISSING_HINT = "edgectl init makes it"
 
@@ -85,8 +78,8 @@ class Authority:
         """
         key = certificates.requested_key(request, f"node {node}")
         made = self._issue("nodes", key, (node, *names), now, None, life)
-        write_file(self.node_certificate(node), _pem(made))
-        return _pem(made)
+        write_file(self.node_certificate(node), pem(made))
+        return pem(made)
 
     def serve(self, name: str, names: Iterable[str], now: datetime) -> tuple[Path, Path]:
         """(certificate, key) files of a server that runs here, such as a receiver; renewed when it is due.
@@ -135,13 +128,17 @@ class Authority:
     def operator_key(self) -> Path:
         return self._keys / "operator.pem"
 
+    def operator_ends(self) -> datetime:
+        """When this workspace's client certificate ends. Raises `TrustError` if there is none."""
+        return certificates.life_of(self._load(self.operator_certificate)).ends
+
     def node_certificate(self, node: str) -> Path:
         """Where the newest certificate of `node` is kept, if one was issued."""
         return self._issued / f"{node}.crt"
 
     def trusted(self, purpose: Purpose) -> bytes:
         """The root (PEM) that `purpose` issues under. Raises `TrustError` if there is none here."""
-        return _pem(self._load(self._certificate_path(purpose)))
+        return pem(self._load(self._certificate_path(purpose)))
 
     def locked(self) -> bool:
         """Whether issuing an operator's certificate needs the passphrase."""
@@ -169,11 +166,14 @@ class Authority:
         passphrase: str | None,
         life: timedelta,
     ) -> x509.Certificate:
-        authority = self._load(self._certificate_path(purpose))
+        authority, signing = self.issuer(purpose, passphrase)
         if now >= authority.not_valid_after_utc:
             raise TrustError(f"the {purpose} CA of this fleet ended {authority.not_valid_after_utc:%Y-%m-%d}")
-        signing = self._key(self._key_path(purpose), passphrase)
         return certificates.issue(purpose, (authority, signing), key, names, now, life)
+
+    def issuer(self, purpose: Purpose, passphrase: str | None) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """The root of `purpose` and its key. Raises `TrustError` without the key or its passphrase."""
+        return self._load(self._certificate_path(purpose)), self._key(self._key_path(purpose), passphrase)
 
     def _key_path(self, purpose: Purpose) -> Path:
         return self._keys / f"{purpose}-ca.pem"
@@ -182,13 +182,10 @@ class Authority:
         return self._keys / f"{purpose}-ca.crt"
 
     def _save(self, path: Path, certificate: x509.Certificate) -> None:
-        write_file(path, _pem(certificate), 0o600)
+        write_file(path, pem(certificate), 0o600)
 
     def _save_key(self, path: Path, key: ec.EllipticCurvePrivateKey, passphrase: str | None) -> None:
-        encryption: KeySerializationEncryption = NoEncryption()
-        if passphrase:
-            encryption = BestAvailableEncryption(passphrase.encode())
-        write_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), 0o600)
+        write_file(path, certificates.key_pem(key, passphrase), 0o600)
 
     def _load(self, path: Path) -> x509.Certificate:
         try:
@@ -200,23 +197,19 @@ class Authority:
 
     def _key(self, path: Path, passphrase: str | None = None) -> ec.EllipticCurvePrivateKey:
         try:
-            pem = path.read_bytes()
+            raw = path.read_bytes()
         except OSError as e:
             hint = "copy it from the machine that has it"
             raise TrustError(f"the key {path} cannot be read: {e.strerror}", reason="no-key", hint=hint) from e
-        encrypted = b"ENCRYPTED PRIVATE KEY" in pem
+        encrypted = b"ENCRYPTED PRIVATE KEY" in raw
         if encrypted and not passphrase:
             hint = "set EDGECTL_PASSPHRASE or run edgectl init in a terminal"
             raise TrustError(f"issuing needs the passphrase of {path}", reason="passphrase-needed", hint=hint)
         try:
-            key = load_pem_private_key(pem, passphrase.encode() if encrypted and passphrase else None)
+            key = load_pem_private_key(raw, passphrase.encode() if encrypted and passphrase else None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as e:
             what = f"wrong passphrase for {path}" if encrypted else f"{path} is not a private key: {e}"
             raise TrustError(what, reason="wrong-passphrase" if encrypted else "no-key") from e
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise TrustError(f"{path} is not an EC key", reason="no-key")
         return key
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(Encoding.PEM)

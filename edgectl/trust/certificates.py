@@ -18,11 +18,19 @@ from typing import Literal
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgectl.core.errors import TrustError
 
 Purpose = Literal["operators", "nodes"]
+PrivateKey = ec.EllipticCurvePrivateKey
 PURPOSES: tuple[Purpose, ...] = ("operators", "nodes")
 CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=365)
@@ -59,12 +67,12 @@ class Life:
         return self.left(now) < RENEW_SHARE
 
 
-def new_key() -> ec.EllipticCurvePrivateKey:
+def new_key() -> PrivateKey:
     """A fresh private key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def root(purpose: Purpose, fleet: str, key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
+def root(purpose: Purpose, fleet: str, key: PrivateKey, now: datetime) -> x509.Certificate:
     """The self-signed certificate under which `purpose` issues, valid for `CA_LIFE`."""
     name = _name(fleet, f"edgectl {purpose} CA")
     builder = _builder(name, name, key.public_key(), key.public_key(), now, CA_LIFE)
@@ -74,7 +82,7 @@ def root(purpose: Purpose, fleet: str, key: ec.EllipticCurvePrivateKey, now: dat
 
 def issue(
     purpose: Purpose,
-    issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey],
+    issuer: tuple[x509.Certificate, PrivateKey],
     public_key: ec.EllipticCurvePublicKey,
     names: Iterable[str],
     now: datetime,
@@ -100,7 +108,7 @@ def issue(
     return builder.sign(signing, SHA256())
 
 
-def request(key: ec.EllipticCurvePrivateKey, name: str) -> x509.CertificateSigningRequest:
+def request(key: PrivateKey, name: str) -> x509.CertificateSigningRequest:
     """Proof that whoever asks has `key`."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
     return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256())
@@ -119,6 +127,19 @@ def requested_key(pem: bytes, who: str) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise TrustError(f"{who}: expected a request with an EC P-256 key, found another kind of key")
     return key
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    """As it lies in a file."""
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def key_pem(key: PrivateKey, passphrase: str | None = None) -> bytes:
+    """As it lies in a file, encrypted if there is a passphrase."""
+    encryption: KeySerializationEncryption = NoEncryption()
+    if passphrase:
+        encryption = BestAvailableEncryption(passphrase.encode())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
 def life_of(certificate: x509.Certificate) -> Life:

@@ -57,7 +57,11 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("type: tail", "type: mqtt", "sources.press.type: expected one of tail, replay, host-metrics, found 'mqtt'"),
+        (
+            "type: tail",
+            "type: mqtt",
+            "sources.press.type: expected one of tail, replay, host-metrics, http, found 'mqtt'",
+        ),
         ("from: end", "from: middle", "sources.press.from: expected one of end, start, found 'middle'"),
         ("speed: max", "speed: fast", "sources.past.speed: expected a factor above 0 or max, found 'fast'"),
         ("speed: max", "speed: 0", "sources.past.speed: expected a factor above 0 or max, found 0"),
@@ -83,7 +87,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ("memory: 200M", "cpu: half", "limits.cpu: expected a share of one core such as 20%, found 'half'"),
         ("streams: 1000", "streams: 0", "limits.streams: expected int >= 1, found 0"),
         ("on: critical", "on: fatal", "actions[0].on: "),
-        ("127.0.0.1:8710", "0.0.0.0:8710", "api.listen: expected str matching regex"),
+        ("127.0.0.1:8710", "0.0.0.0:8710", "api.listen: 0.0.0.0:8710 is not loopback: expected api.tls"),
         ("node: lyon-pi-0417", "", "node: required key is missing"),
         ("version: 1", "version: 2", "version: expected one of 1, found 2"),
         ("version: 1", "version: 1\nversion: 1", "line 3: key 'version' is there twice"),

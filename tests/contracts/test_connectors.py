@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from edgectl_agent.core.messages import UpdateResult
 
 from edgectl.connectors import CONNECTORS
 from edgectl.connectors.client import NodeClient
+from edgectl.connectors.http import HttpConnector
 from edgectl.connectors.interface import Connector
 from edgectl.connectors.local import LocalConnector
 from edgectl.connectors.ssh import SshConnector
@@ -25,11 +27,16 @@ from edgectl.inventory.types import Via
 from edgectl.machine.layout import Layout
 from edgectl.machine.service import Supervised
 from tests.support.sshd import Sshd, way
+from tests.support.tls import Fleet, free_port, hang_up
 
 DOUBLE = Path(__file__).parents[1] / "support" / "agent_double.py"
 
 Make = Callable[[str], Connector]
 COMMAND = (sys.executable, str(DOUBLE))
+
+
+def _local(base: Path, request: pytest.FixtureRequest) -> Connector:
+    return LocalConnector(base.name, base, COMMAND)
 
 
 def _ssh(base: Path, request: pytest.FixtureRequest) -> Connector:
@@ -42,10 +49,17 @@ def _ssh(base: Path, request: pytest.FixtureRequest) -> Connector:
     return SshConnector(reach, layout, lambda host: Supervised(host, layout, COMMAND))
 
 
-MAKERS: dict[str, Callable[[Path, pytest.FixtureRequest], Connector]] = {
-    "local": lambda base, _: LocalConnector(base.name, base, COMMAND),
-    "ssh": _ssh,
-}
+def _http(base: Path, request: pytest.FixtureRequest) -> Connector:
+    """Mutual TLS to a process on this machine, which the connector `local` manages."""
+    fleet, port = Fleet(base.parent / "fleet", "acme"), free_port()
+    machine = _local(base, request)
+    files = {key: str(path) for key, path in fleet.node_files(base.name, "127.0.0.1").items()}
+    machine.place({"tls.json": json.dumps(files | {"port": port}).encode()})
+    request.addfinalizer(hang_up)
+    return HttpConnector(base.name, f"https://127.0.0.1:{port}", fleet.wire, machine=machine)
+
+
+MAKERS: dict[str, Callable[[Path, pytest.FixtureRequest], Connector]] = {"local": _local, "ssh": _ssh, "http": _http}
 
 
 UNREACHED = {"usb"}
@@ -141,6 +155,7 @@ def test_a_refusal_carries_status_and_message(make: Make) -> None:
 
 def test_upload_leaves_complete_files_and_no_litter(make: Make, tmp_path: Path) -> None:
     node = make("")
+    node.start()
     (tmp_path / "big").write_bytes(b"b" * 100_000)
     node.upload({"metadata/1.root.json": b"{}", "targets/bundles/x.bundle": tmp_path / "big"})
     spool = tmp_path / "pi-1" / "data" / "spool"
@@ -150,6 +165,7 @@ def test_upload_leaves_complete_files_and_no_litter(make: Make, tmp_path: Path) 
 
 def test_an_upload_that_fails_leaves_the_old_file(make: Make, tmp_path: Path) -> None:
     node = make("")
+    node.start()
     node.upload({"metadata/timestamp.json": b"old"})
     with pytest.raises(StorageError, match=r"cannot put metadata/timestamp\.json into its spool"):
         node.upload({"metadata/timestamp.json": tmp_path / "missing"})

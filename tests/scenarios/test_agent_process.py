@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import threading
@@ -201,7 +202,7 @@ def test_a_second_agent_on_the_same_folder_is_refused_in_one_sentence(tmp_path: 
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        ({"api": {"listen": "127.0.0.1:1"}}, 75, "api.listen: 127.0.0.1:1 cannot be used"),
+        ({"api": {"listen": "192.0.2.1:1"}}, 3, "api.listen: 192.0.2.1:1 is not loopback"),
         ({"modles": {}}, 3, "modles: unknown key, did you mean 'models'?"),
         ({"data_dir": "/proc/no"}, 75, "data_dir: /proc/no cannot be used"),
     ],
@@ -209,15 +210,22 @@ def test_a_second_agent_on_the_same_folder_is_refused_in_one_sentence(tmp_path: 
 def test_what_is_wrong_at_the_start_is_one_sentence(
     tmp_path: Path, more: dict[str, Any], code: int, message: str
 ) -> None:
-    if "api" in more and os.geteuid() == 0:
-        more = {"api": {"listen": "127.0.0.1:99999"}}
-        message = "api.listen: 127.0.0.1:99999 cannot be used"
     agent = AgentProcess(tmp_path, sources={}, models={}, **more)
     agent.start()
     assert agent.process is not None
     assert agent.process.wait(60) == code
     assert message in agent.log()
     assert len(agent.log().splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        agent = AgentProcess(tmp_path, sources={}, models={}, api={"listen": listen})
+        agent.start()
+        assert agent.process is not None
+        assert agent.process.wait(60) == 75
+    assert agent.log().splitlines() == [f"edgectl-agent: api.listen: {listen} cannot be used: {os.strerror(98)}"]
 
 
 def test_a_broken_source_degrades_the_node_and_heals_by_itself(tmp_path: Path) -> None:

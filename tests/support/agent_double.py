@@ -3,17 +3,24 @@
 Run as ``python agent_double.py run --config BASE/agent.yaml``; ``BASE/manners`` holds one of: (empty) polite,
 ``ends`` (dies at once), ``deaf`` (never opens its port), ``stubborn`` (ignores SIGTERM), ``babbles`` (answers
 nonsense), ``refuses`` (409 to every POST).
+
+With ``BASE/tls.json`` (``{"port", "cert", "key", "client_ca"}``) it listens there too, for clients with a certificate.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import signal
+import ssl
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 BASE = Path(sys.argv[-1]).parent
 DATA = BASE / "data"
@@ -28,7 +35,8 @@ ALERTS = {"node": BASE.name, "records": [], "next_after": 0}
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path != "/v1/live" and self.headers["Authorization"] != "Bearer secret":
+        known = self.headers["Authorization"] == "Bearer secret" or isinstance(self.connection, ssl.SSLSocket)
+        if path != "/v1/live" and not known:
             return self.answer(401, {"error": "wrong token", "reason": "auth"})
         found = {"/v1/live": {}, "/v1/status": REPORT, "/v1/alerts": ALERTS, "/v1/have": {"bundles": ["ab"], "root": 1}}
         if MANNERS == "babbles":
@@ -42,6 +50,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(409, body)
         return self.answer(200, {"state": "unchanged"})
 
+    def do_PUT(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        digest = base64.b64encode(hashlib.sha256(raw).digest()).decode()
+        assert self.headers["Repr-Digest"] == f"sha-256=:{digest}:"
+        target = DATA / "spool" / unquote(self.path.removeprefix("/v1/spool/"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.with_name(".part").write_bytes(raw)
+        target.with_name(".part").replace(target)
+        self.answer(200, {})
+
     def answer(self, status: int, body: object) -> None:
         raw = json.dumps(body).encode()
         self.send_response(status)
@@ -53,6 +71,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def secured(said: dict[str, str]) -> ThreadingHTTPServer:
+    server = ThreadingHTTPServer(("127.0.0.1", int(said["port"])), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(said["cert"], said["key"])
+    context.load_verify_locations(said["client_ca"])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server
+
+
 def main() -> None:
     print("agent double starts", flush=True)
     DATA.mkdir(exist_ok=True)
@@ -62,6 +90,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if MANNERS == "deaf":
         time.sleep(600)
+    if (BASE / "tls.json").exists():
+        threading.Thread(target=secured(json.loads((BASE / "tls.json").read_text())).serve_forever, daemon=True).start()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     api = {"url": f"http://127.0.0.1:{server.server_port}", "token": "secret", "pid": os.getpid(), "boot": "b1"}
     (DATA / "api.tmp").write_text(json.dumps(api))

@@ -6,12 +6,14 @@ assert handshake(acme.server("press-01"), acme.client(), "press-01") == ("", "")
 
 from __future__ import annotations
 
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from edgectl.connectors.http import Wire, mutual
 from edgectl.trust import certificates
 from edgectl.trust.authority import Authority
 
@@ -22,8 +24,22 @@ def sign_request(
     """(certificate, private key) of a node, both PEM, as a node with its own key gets them."""
     key = certificates.new_key()
     request = certificates.request(key, node).public_bytes(Encoding.PEM)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return authority.certify(node, names, request, now, life), pem
+    return authority.certify(node, names, request, now, life), certificates.key_pem(key)
+
+
+_wires: list[Wire] = []
+
+
+def kept(wire: Wire) -> Wire:
+    """`wire`, to be closed by `hang_up`."""
+    _wires.append(wire)
+    return wire
+
+
+def hang_up() -> None:
+    """Close the connections of every wire: a command leaves that to the end of its process."""
+    while _wires:
+        _wires.pop().http.close()
 
 
 class Fleet:
@@ -34,6 +50,15 @@ class Fleet:
         self.authority = Authority(folder / "keys", folder / "certificates", name)
         self.authority.create(passphrase, datetime.now(UTC))
         self.authority.renew_operator("mona", passphrase, datetime.now(UTC))
+
+        self._wire: Wire | None = None
+
+    def wire(self) -> Wire:
+        """What an operator's commands of this fleet share."""
+        if self._wire is None:
+            pair = self.authority.operator_certificate, self.authority.operator_key
+            self._wire = kept(mutual(self.authority.trusted("nodes"), *pair))
+        return self._wire
 
     def node_files(
         self, node: str, *names: str, now: datetime | None = None, life: timedelta = certificates.LIFE
@@ -64,6 +89,13 @@ class Fleet:
         context.load_verify_locations(cadata=(trust or self.authority.trusted("nodes")).decode())
         context.load_cert_chain(certificate or self.authority.operator_certificate, key or self.authority.operator_key)
         return context
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> tuple[str, str]:

@@ -28,10 +28,17 @@ def _host_metrics(config: Any, node: str) -> Source:
     return HostMetricsSource(config, node)
 
 
+def _http(config: Any, node: str) -> Source:
+    from edgectl_agent.sources.http import HttpSource
+
+    return HttpSource(config)
+
+
 SOURCES: dict[str, Callable[[Any, str], Source]] = {
     "tail": _tail,
     "replay": _replay,
     "host-metrics": _host_metrics,
+    "http": _http,
 }
 
 

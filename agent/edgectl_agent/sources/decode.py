@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import numpy as np
 
-from edgectl_agent.config import Mapping
+from edgectl_agent.config import Fields, Mapping
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, times
@@ -66,7 +66,7 @@ class _Columns:
 class Decoder(ABC):
     """Turns lines of one format into `Records`, by a mapping of columns."""
 
-    def __init__(self, mapping: Mapping) -> None:
+    def __init__(self, mapping: Fields) -> None:
         self._width = len(mapping.channels)
         self._constant = mapping.stream[1:] if mapping.stream.startswith("=") else None
         no_times: Int64 = np.empty(0, np.int64)
@@ -117,7 +117,7 @@ class Decoder(ABC):
 class JsonDecoder(Decoder):
     """One JSON object per line; columns are keys or dotted paths of keys."""
 
-    def __init__(self, mapping: Mapping) -> None:
+    def __init__(self, mapping: Fields) -> None:
         super().__init__(mapping)
         leaves: dict[str, tuple[Any, str]] = {mapping.time: (Time, "bad-time")}
         if self._constant is None:

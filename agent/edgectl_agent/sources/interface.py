@@ -60,6 +60,11 @@ class Source(ABC):
     waiting: bool = False
     """Whether what it reads is not there yet."""
 
+    @property
+    def pending(self) -> bool:
+        """Whether readings wait in memory that nobody can ask for again."""
+        return False
+
     @abstractmethod
     def open(self, position: Position | None) -> None:
         """Begin, or continue after `position`. Raises `SourceError`."""
@@ -67,6 +72,9 @@ class Source(ABC):
     @abstractmethod
     def poll(self, limit: int, timeout_s: float) -> Chunk:
         """At most `limit` readings, waiting at most `timeout_s` for the first one."""
+
+    def seal(self) -> None:  # noqa: B027 - optional by contract
+        """The agent ends: take nothing more in. What waits can still be polled."""
 
     def close(self) -> None:  # noqa: B027 - optional by contract
         """Release what `open` took."""

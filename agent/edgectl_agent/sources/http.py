@@ -1,0 +1,148 @@
+"""Takes what other programs post: a bounded queue between the ingest listener and the worker.
+
+`offer` decodes a request's records and takes all of its readings or none; it is called by the listener's thread. What
+was taken is in memory until the worker has scored it, and cannot be asked for again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgectl_agent.config import HttpConfig
+from edgectl_agent.core.errors import EdgeError
+from edgectl_agent.sources.decode import MAX_LINE_BYTES, JsonDecoder, Records
+from edgectl_agent.sources.interface import Chunk, Position, Source
+
+
+class QueueFull(EdgeError):
+    """The queue has no room for all readings of a request: again in a moment."""
+
+    exit_code, reason = 75, "queue-full"
+
+
+class NotTaken(EdgeError):
+    """No record of a request is a reading, or more are than the queue ever holds."""
+
+    exit_code, reason = 3, "not-taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a request's records."""
+
+    accepted: int
+    rejected: dict[str, int]
+
+
+class HttpSource(Source):
+    """Position: none, because what was read is gone."""
+
+    replayable = False
+    live = True
+
+    def __init__(self, config: HttpConfig, clock: Callable[[], int] = time.time_ns) -> None:
+        self.on_arrival: Callable[[], None] = lambda: None
+        """Called, in the listener's thread, when readings were taken."""
+        self._decoder = JsonDecoder(config)
+        self._room, self._clock = config.queue, clock
+        self._changed = threading.Condition()
+        self._queue: deque[Records] = deque()
+        self._waiting = self._at = 0
+        """Readings in the queue, and how many of its first entry are gone."""
+        self._rejected: Counter[str] = Counter()
+        self._sealed = False
+        self._nothing = self._decoder.decode(())
+
+    # ── the listener's thread ───────────────────────────────────────────────────────────────────────────────────────
+
+    def offer(self, records: Sequence[bytes]) -> Taken:
+        """Take the readings of a request: all of them, or none with an error.
+
+        Args:
+            records: JSON texts of one object each, in order; blank ones do not count.
+
+        Raises:
+            QueueFull: there is no room for them now, or the agent ends; nothing was taken, nor counted.
+            NotTaken: none is a reading (the message says where the first one fails and why; they are counted), or they
+                are more than the queue holds when it is empty.
+        """
+        fitting = [record if len(record) <= MAX_LINE_BYTES else b"" for record in records]
+        found = self._decoder.decode(fitting)
+        rejected = Counter(found.rejected)
+        rejected["too-long"] += sum(len(record) > MAX_LINE_BYTES for record in records)
+        accepted = len(found.streams)
+        if accepted > self._room:
+            raise NotTaken(
+                f"{accepted} readings in one request, this source's queue holds {self._room}", reason="oversized"
+            )
+        with self._changed:
+            if self._sealed:
+                raise QueueFull("the agent is stopping", reason="stopping")
+            if self._waiting + accepted > self._room:
+                raise QueueFull(f"{self._waiting} readings wait to be scored, {accepted} more do not fit")
+            self._rejected.update(rejected)
+            if accepted:
+                self._queue.append(found)
+                self._waiting += accepted
+                self._changed.notify()
+        if not accepted:
+            at, why = self._first_reject(records)
+            raise NotTaken(f"record {at}: {why}" if at else "there is no record in the body", reason=why)
+        self.on_arrival()
+        return Taken(accepted, dict(+rejected))
+
+    def _first_reject(self, records: Sequence[bytes]) -> tuple[int, str]:
+        """(number from 1, reason) of the first record that is not blank, given that none is a reading."""
+        for number, record in enumerate(records, 1):
+            if record.strip():
+                return number, next(iter(self._decoder.decode([record]).rejected), "too-long")
+        return 0, "empty"
+
+    # ── the worker's thread ─────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def pending(self) -> bool:
+        return self._waiting > 0
+
+    def open(self, position: Position | None) -> None:
+        pass
+
+    def poll(self, limit: int, timeout_s: float) -> Chunk:
+        with self._changed:
+            if timeout_s > 0:
+                self._changed.wait_for(lambda: self._waiting or self._rejected, timeout_s)
+            parts = self._take(limit)
+            rejected, self._rejected = dict(+self._rejected), Counter()
+        if not parts:
+            nothing = self._nothing
+            return Chunk((), nothing.event_time, nothing.values, {}, self._clock(), rejected=rejected)
+        streams = tuple(name for part in parts for name in part[0]) if len(parts) > 1 else parts[0][0]
+        times = np.concatenate([part[1] for part in parts])
+        values = np.concatenate([part[2] for part in parts])
+        return Chunk(streams, times, values, {}, self._clock(), rejected=rejected)
+
+    def seal(self) -> None:
+        with self._changed:
+            self._sealed = True
+
+    def _take(self, limit: int) -> list[tuple[tuple[str, ...], np.ndarray, np.ndarray]]:
+        """Up to `limit` readings off the queue's front; the caller holds the lock."""
+        parts = []
+        while self._queue and limit > 0:
+            first = self._queue[0]
+            part = slice(self._at, self._at + limit)
+            streams = first.streams[part]
+            parts.append((streams, first.event_time[part], first.values[part]))
+            limit -= len(streams)
+            self._waiting -= len(streams)
+            self._at += len(streams)
+            if self._at == len(first.streams):
+                self._queue.popleft()
+                self._at = 0
+        return parts
