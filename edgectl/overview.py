@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from datetime import datetime
 
 import msgspec
 from edgectl_agent.core.units import format_duration
 
+from edgectl.core.audit import Finding
 from edgectl.core.records import NodeRecord
-from edgectl.core.selector import select
+from edgectl.core.selector import Fields, select
 from edgectl.core.status import condition
 from edgectl.inventory.types import Connect, Inventory, Node
 
@@ -49,10 +50,33 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
 
 
-def nodes(fleet: Inventory, records: Mapping[str, NodeRecord], selector: str, now: datetime) -> list[NodeRow]:
+def selectable(
+    fleet: Inventory, records: Mapping[str, NodeRecord], findings: Iterable[Finding], now_ns: int
+) -> dict[str, Fields]:
+    """What each node can be selected by: what fleet.yaml says, its state and the findings that stand."""
+    kinds: dict[str, list[str]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.node, []).append(finding.kind)
+    return {
+        node.name: {
+            **node.fields,
+            "state": (condition(records.get(node.name), node.expected, now_ns),),
+            "finding": tuple(kinds.get(node.name, ())),
+        }
+        for node in fleet.nodes
+    }
+
+
+def nodes(
+    fleet: Inventory,
+    records: Mapping[str, NodeRecord],
+    selector: str,
+    now: datetime,
+    findings: Iterable[Finding] = (),
+) -> list[NodeRow]:
     """Rows in the order of fleet.yaml. Raises as `edgectl.core.selector.select`."""
-    chosen = select({node.name: node.fields for node in fleet.nodes}, selector) if selector else fleet.names
-    now_ns, meant = int(now.timestamp() * 1e9), set(chosen)
+    now_ns = int(now.timestamp() * 1e9)
+    meant = set(select(selectable(fleet, records, findings, now_ns), selector) if selector else fleet.names)
     return [_row(node, records.get(node.name), now_ns) for node in fleet.nodes if node.name in meant]
 
 

@@ -12,12 +12,9 @@ from edgectl.core.errors import EdgeError
 from edgectl.inventory import editing
 from edgectl.inventory.agent_config import Columns, here, render, sha256, there
 from edgectl.inventory.reading import parse
-from edgectl.inventory.types import Inventory, Node
+from edgectl.inventory.types import HERE, Inventory, Node
 from edgectl.machine.layout import Layout, of
 from edgectl.workspace import Workspace
-
-HERE: frozenset[str] = frozenset({"local"})
-"""Ways to reach a node that lives on this machine, whose files fleet.yaml names relative to its folder."""
 
 
 def files(

@@ -53,6 +53,7 @@ def collect(
         columns = (Column("NODE", "node"), Column("ALERTS", "alerts", right=True), Column("ERROR", "error"))
         if output is not Format.JSONL:
             emit(done, columns, output, name="node")
+        _warn(store, names)
         if any(node.error for node in done):
             raise typer.Exit(31)
 
@@ -69,6 +70,22 @@ def _merge(workspace: Workspace, fleet: Inventory, given: list[Path], more: list
         Column("NEWEST", lambda row: "yes" if row.report else "no"), Column("FILE", "file", wide=True),
     )  # fmt: skip
     emit(done, columns, output, name="node")
+
+
+def _warn(store: Store, names: tuple[str, ...]) -> None:
+    """Say which agents are read, but would not be commanded."""
+    from edgectl import __version__
+    from edgectl.core.versions import distance
+
+    records = store.nodes.all()
+    far = [
+        (name, why)
+        for name in names
+        if (r := records.get(name)) and r.report and (why := distance(r.report.agent, __version__))
+    ]
+    if far:
+        others = f" and {len(far) - 1} more" if len(far) > 1 else ""
+        note(f"{far[0][0]}{others}: {far[0][1]}: it is read, and not commanded → edgectl audit")
 
 
 def _printing(output: Format, follow: bool) -> Told:

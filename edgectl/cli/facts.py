@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from edgectl import __version__
 from edgectl.cli import wiring
 from edgectl.core.errors import TrustError
 
 if TYPE_CHECKING:
     from edgectl.core.audit import Expiry, Facts
+    from edgectl.core.records import Expected
     from edgectl.inventory.types import Inventory
     from edgectl.store.store import Store
     from edgectl.workspace import Workspace
@@ -22,6 +24,7 @@ def stored(fleet: Inventory, store: Store, now_ns: int) -> Facts:
 
     return Facts(
         now_ns=now_ns,
+        version=__version__,
         expected={node.name: node.expected for node in fleet.nodes},
         nodes={name: record for name, record in store.nodes.all().items() if name in fleet},
         assignment=store.rollouts.desired(),
@@ -36,6 +39,7 @@ def complete(workspace: Workspace, fleet: Inventory, store: Store, now_ns: int) 
     import msgspec
 
     facts = stored(fleet, store, now_ns)
+    facts = msgspec.structs.replace(facts, expected=_with_configuration(workspace, fleet, facts.expected))
     repository = wiring.repository(workspace, fleet)
     if not repository.exists():
         return msgspec.structs.replace(facts, untrusted="there is no repository")
@@ -48,6 +52,21 @@ def complete(workspace: Workspace, fleet: Inventory, store: Store, now_ns: int) 
         )
     except TrustError as e:
         return msgspec.structs.replace(facts, untrusted=e.message)
+
+
+def _with_configuration(
+    workspace: Workspace, fleet: Inventory, expected: Mapping[str, Expected]
+) -> dict[str, Expected]:
+    """`expected`, with what each node's agent.yaml should be."""
+    import msgspec
+
+    from edgectl import provision
+
+    found, refused = provision.desired(fleet, workspace, wiring.columns(workspace))
+    return {
+        name: msgspec.structs.replace(wanted, config_sha256=found.get(name, ""), config_refused=refused.get(name, ""))
+        for name, wanted in expected.items()
+    }
 
 
 def _expiries(ends: Mapping[str, datetime]) -> tuple[Expiry, ...]:

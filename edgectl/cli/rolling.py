@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from edgectl.store.store import Store
     from edgectl.trust.repository import Repository
 
-SelectOption = Annotated[str, typer.Option("--select", "-l", help="site=lyon,tier=far-edge,!line=press,name=~gw-.*")]
+SelectOption = Annotated[
+    str, typer.Option("--select", "-l", help="site=lyon,profile=pi,!line=press,name=~gw-.*,finding=config-drift")
+]
 LimitOption = Annotated[str, typer.Option(help="At most so many of them: 7 or 20%.")]
 ExcludeOption = Annotated[list[str] | None, typer.Option(help="Leave out this node or glob; repeatable.")]
 ForksOption = Annotated[int, typer.Option("--forks", "-f", min=1, max=200, help="Nodes at a time.")]
@@ -46,13 +48,11 @@ def choose(
     """Names of the `candidates` that the options mean. Raises `NothingMatched` (`none` if there are no candidates)."""
     from edgectl.core import selector
     from edgectl.core.phases import ordered
+    from edgectl.overview import selectable
 
     if not candidates:
         raise NothingMatched(none, hint="edgectl nodes list -o wide")
-    findings: dict[str, list[str]] = {}
-    for finding in store.findings.standing():
-        findings.setdefault(finding.node, []).append(finding.kind)
-    fields = {n.name: {**n.fields, "finding": tuple(findings.get(n.name, ()))} for n in fleet.nodes}
+    fields = selectable(fleet, store.nodes.all(), store.findings.standing(), time.time_ns())
     meant = {name: fields[name] for name in fields if name in candidates}
     return selector.select(meant, select, exclude=exclude, limit=limit, order=ordered(meant, seed))
 

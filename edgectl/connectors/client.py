@@ -9,8 +9,10 @@ from typing import TypeVar
 import msgspec
 from edgectl_agent.core.messages import AlertPage, Report, UpdateResult
 
+from edgectl import __version__
 from edgectl.connectors.interface import Connector
 from edgectl.core.errors import RemoteRefused
+from edgectl.core.versions import distance, way_out
 
 T = TypeVar("T")
 
@@ -26,15 +28,22 @@ msgspec.json.Decoder(_Have)  # its table must not be built in two threads at onc
 
 
 class NodeClient:
-    """One node. Each call raises `NodeUnreachable` without an answer and `RemoteRefused` for a refusal."""
+    """One node. Each call raises `NodeUnreachable` without an answer and `RemoteRefused` for a refusal.
+
+    What changes the node is refused here for an agent that is too far from this edgectl (`core.versions`); what only
+    reads is not.
+    """
 
     def __init__(self, name: str, connector: Connector) -> None:
         self.name = name
         self._connector = connector
+        self._agent = ""
 
     def status(self) -> Report:
         """The node's health, now."""
-        return self._decode(self._connector.request("GET", "/v1/status", timeout_s=ANSWER_S), Report)
+        report = self._decode(self._connector.request("GET", "/v1/status", timeout_s=ANSWER_S), Report)
+        self._agent = report.agent
+        return report
 
     def alerts(self, after: int = 0, limit: int = 500, wait_s: float = 0.0) -> AlertPage:
         """Acknowledged records after position `after`; waits up to `wait_s` for the first."""
@@ -52,6 +61,7 @@ class NodeClient:
 
     def push(self, files: Mapping[str, bytes | Path]) -> None:
         """Put a slice of the repository into the node's spool; `update` makes the node look at it."""
+        self._check_version()
         self._connector.upload(files)
 
     def update(self, timeout_s: float = 60.0) -> UpdateResult:
@@ -65,7 +75,16 @@ class NodeClient:
     def close(self) -> None:
         self._connector.close()
 
+    def _check_version(self) -> None:
+        if not self._agent:
+            self.status()
+        far = distance(self._agent, __version__)
+        if far:
+            hint = way_out(self.name, self._agent, __version__)
+            raise RemoteRefused(f"node {self.name}: {far}", status=409, reason="agent-version", hint=hint)
+
     def _order(self, path: str, body: bytes, timeout_s: float) -> UpdateResult:
+        self._check_version()
         try:
             return self._decode(self._connector.request("POST", path, body, timeout_s), UpdateResult)
         except RemoteRefused as e:

@@ -14,6 +14,7 @@ from edgectl_agent.core.units import SECOND_NS, iso
 
 from edgectl.core.evidence import placement
 from edgectl.core.records import AlertRecord, Expected, NodeRecord, RolloutRecord
+from edgectl.core.versions import distance, fits, way_out
 
 SKEW_NS = 30 * SECOND_NS
 OUTBOX_SHARE = 0.8
@@ -22,6 +23,9 @@ UNSEEN_NS = 15 * 60 * SECOND_NS
 """How long a critical alert may stay unacknowledged."""
 ROLLED_BACK = "rolled back"
 """How the reason of a quarantine begins when an operator ordered it; every other reason is the node's refusal."""
+
+
+CONFIGURE = "edgectl nodes configure --diff"
 
 
 class Expiry(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +42,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     now_ns: int
     expected: Mapping[str, Expected]
+    version: str = ""
+    """Of this edgectl."""
     nodes: Mapping[str, NodeRecord]
     assignment: Assignment | None = None
     signed: Mapping[str, str] | None = None
@@ -214,6 +220,23 @@ def health(facts: Facts) -> Iterator[Finding]:
             yield _health("foreign-epoch", record, detail)
 
 
+def settings(facts: Facts) -> Iterator[Finding]:
+    """A node whose agent.yaml or whose agent is not what fleet.yaml asks for."""
+    for name, record, report in _reports(facts):
+        wanted = facts.expected[name]
+        if wanted.config_refused:
+            yield _health("config-drift", record, f"fleet.yaml makes no agent.yaml for it: {wanted.config_refused}")
+        elif wanted.config_sha256 and report.config_sha256 not in ("", wanted.config_sha256):
+            fix = f"edgectl nodes restart {name}" if wanted.here else f"{CONFIGURE} --select name={name}"
+            yield _health("config-drift", record, "agent.yaml is not the one that fleet.yaml makes", fix)
+        far = distance(report.agent, facts.version)
+        if far:
+            yield _health("agent-version", record, far, way_out(name, report.agent, facts.version))
+        elif not fits(wanted.agent_version, report.agent):
+            detail = f"agent {report.agent}, fleet.yaml asks for {wanted.agent_version}"
+            yield _health("agent-version", record, detail, f"edgectl nodes upgrade --select name={name}")
+
+
 def _health(kind: str, record: NodeRecord, detail: str, fix: str = "") -> Finding:
     fix = fix or f"edgectl nodes show {record.node}"
     return Finding(kind=kind, node=record.node, since_ns=record.received_ns, detail=detail, fix=fix)
@@ -259,4 +282,4 @@ def unfinished(facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-RULES: tuple[Rule, ...] = (reachability, releases, health, metadata, unseen, unfinished)
+RULES: tuple[Rule, ...] = (reachability, releases, health, settings, metadata, unseen, unfinished)

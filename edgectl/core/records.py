@@ -53,3 +53,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     silent_after_ns: int
     site: str = ""
     tier: str = ""
+    agent_version: str = ""
+    """Pattern of the agent's version, empty if any will do."""
+    config_sha256: str = ""
+    """Of the agent.yaml that it should have; empty where that is not worked out."""
+    config_refused: str = ""
+    """Why it can have none."""
+    here: bool = False
+    """It runs on this machine."""

@@ -2,7 +2,8 @@
 
 ``site=lyon,tier=far-edge,!line=press,name=~gw-.*`` keeps the nodes for which every term holds. A term is ``key=value``
 (equal) or ``key=~pattern`` (the whole value matches a regular expression); ``!`` in front turns it round. Keys are
-``name``, ``site``, ``tier``, ``finding`` and the labels of the fleet. It decides; it reads nothing.
+``name``, ``site``, ``tier``, ``via``, ``profile``, ``group``, ``state``, ``finding`` and the labels of the fleet. It
+decides; it reads nothing.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ Via = Literal["local", "ssh", "http", "usb"]
 
 Listen = Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")]
 LogTo = Literal["journald", "file"]
+HERE: frozenset[str] = frozenset({"local"})
+"""Ways to nodes that live on this machine, whose files fleet.yaml names relative to its folder."""
+
 STORE_URL = "sqlite:///.edgectl/state.db"
 
 
@@ -343,7 +346,13 @@ class Node:
     @property
     def expected(self) -> Expected:
         """What the rules of status and audit need."""
-        return Expected(silent_after_ns=self.silent_after_ns, site=self.site, tier=self.tier)
+        return Expected(
+            silent_after_ns=self.silent_after_ns,
+            site=self.site,
+            tier=self.tier,
+            agent_version=self.agent.version,
+            here=self.via in HERE,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

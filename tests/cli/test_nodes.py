@@ -100,7 +100,14 @@ def test_a_changed_setting_reaches_agent_yaml_at_the_next_start(shell: Shell) ->
     (shell.folder / "fleet.yaml").write_text(text.replace("every: 1s", "every: 2s"))
     assert "hold after edgectl nodes restart pi-1" in shell.run("nodes", "start", "pi-1").stderr
     assert "every: 2s" in agent_yaml(shell, "pi-1")
+    audit = shell.run("audit")
+    assert audit.returncode == 10
+    assert "pi-1: agent.yaml is not the one that fleet.yaml makes → edgectl nodes restart pi-1" in audit.stdout
+    drifted = ("nodes", "list", "--select", "finding=config-drift,state=healthy", "-o", "name")
+    assert shell.ok(*drifted).split() == ["pi-1"]
     shell.ok("nodes", "restart", "pi-1")
+    assert "config-drift" not in shell.run("audit").stdout
+    shell.fails(4, *drifted, says="no node of 1 matches 'finding=config-drift")
     assert shell.run("nodes", "start", "pi-1").stderr == "pi-1 runs\n"
 
 

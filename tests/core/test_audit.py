@@ -192,3 +192,51 @@ def test_the_screen_counts_what_is_known_and_says_how_old_it_is() -> None:
     assert status.rollout is not None
     assert status.rollout.counts == {"pending": 1}
     assert status.needs[0].command == "edgectl nodes show a"
+
+
+def wants(**more: Any) -> dict[str, Expected]:
+    return {"a": Expected(silent_after_ns=300 * S, **more)}
+
+
+@pytest.mark.parametrize(
+    ("expected", "shown", "kind", "detail", "fix"),
+    [
+        (wants(config_sha256=ONE), report(config_sha256=TWO), "config-drift", "agent.yaml is not the one",
+         "edgectl nodes configure --diff --select name=a"),
+        (wants(config_sha256=ONE, here=True), report(config_sha256=TWO), "config-drift", "agent.yaml is not",
+         "edgectl nodes restart a"),
+        (wants(config_refused="no recipe"), report(), "config-drift", "no agent.yaml for it: no recipe",
+         "edgectl nodes show a"),
+        (wants(agent_version="1.4.*"), report(agent="0.1.0"), "agent-version", "agent 0.1.0, fleet.yaml asks for 1.4.*",
+         "edgectl nodes upgrade --select name=a"),
+        (wants(), report(agent="0.9.0"), "agent-version", "agent 0.9.0 is more than 2 minor versions from edgectl",
+         "use an edgectl of the agent's version"),
+    ],
+)  # fmt: skip
+def test_a_node_that_is_not_as_fleet_yaml_says_is_a_finding(
+    expected: dict[str, Expected], shown: Report, kind: str, detail: str, fix: str
+) -> None:
+    (found,) = audit(facts(record(shown), expected=expected, version="0.1.0"))
+    assert (found.kind, found.fix) == (kind, fix)
+    assert detail in found.detail
+
+
+@pytest.mark.parametrize(
+    ("expected", "shown"),
+    [
+        (wants(config_sha256=ONE), report(config_sha256=ONE)),
+        (wants(config_sha256=ONE), report(config_sha256="")),  # an agent that does not tell
+        (wants(), report(config_sha256=TWO)),  # nothing is known to compare with
+        (wants(agent_version="0.1.*"), report(agent="0.1.7")),
+        (wants(), report(agent="0.2.0")),
+    ],
+)
+def test_a_node_that_is_as_fleet_yaml_says_is_none(expected: dict[str, Expected], shown: Report) -> None:
+    assert audit(facts(record(shown), expected=expected, version="0.1.0")) == ()
+
+
+def test_several_drifted_nodes_are_one_line_whose_fix_selects_them_all() -> None:
+    both = [record(report(name, config_sha256=TWO)) for name in "ab"]
+    expected = dict.fromkeys("ab", Expected(silent_after_ns=300 * S, config_sha256=ONE))
+    (line,) = group(audit(facts(*both, expected=expected)))
+    assert line.fix == "edgectl nodes configure --diff --select finding=config-drift"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgectl.cli import wiring
-from edgectl.cli.nodes.app import Name, app
+from edgectl.cli.nodes.app import Name, Profile, Site, app
 from edgectl.cli.output import (
     Column,
     Format,
@@ -21,6 +21,7 @@ from edgectl.cli.output import (
     note,
     settings,
 )
+from edgectl.cli.rolling import SelectOption
 
 if TYPE_CHECKING:
     from edgectl.inventory.types import Node
@@ -34,7 +35,8 @@ def add(
         str, typer.Option(help="How it is reached: local (a process on this machine), usb (by hand).")
     ] = "local",
     tier: Annotated[str, typer.Option(help="far-edge, near-edge or regional (default: fleet.yaml's).")] = "",
-    site: Annotated[str, typer.Option(help="A site of fleet.yaml.")] = "",
+    site: Site = "",
+    profile: Profile = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeatable.")] = None,
     source: Annotated[
         list[str] | None,
@@ -50,6 +52,7 @@ def add(
     workspace = settings(ctx).workspace
     parts = {
         "site": site,
+        "profiles": profile,
         "tier": tier,
         "connect": {"via": via},
         "labels": shorthand.labels(label or ()),
@@ -71,7 +74,7 @@ def add(
 @app.command("list")
 def list_(
     ctx: typer.Context,
-    select: Annotated[str, typer.Option(help="Which: site=lyon,tier=far-edge,!line=press,name=~gw-.*")] = "",
+    select: SelectOption = "",
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Nodes with their state from the last report."""
@@ -80,7 +83,7 @@ def list_(
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
     with wiring.store(workspace, fleet) as store:
-        rows = nodes(fleet, store.nodes.all(), select, wiring.now())
+        rows = nodes(fleet, store.nodes.all(), select, wiring.now(), store.findings.standing())
     columns = (
         Column("NAME", "name"),
         Column("SITE", "site"),
