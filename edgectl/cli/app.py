@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "alerts": ("edgectl.cli.alerts:app", "List, show, follow and acknowledge alerts."),
     "audit": ("edgectl.cli.audit:audit", "Compare desired with actual; silent when they agree."),
     "repo": ("edgectl.cli.repo:app", "Show, refresh, publish and export the signed repository."),
+    "store": ("edgectl.cli.store:app", "Back up, restore, migrate and prune the fleet's state."),
     "completion": ("edgectl.cli.help:completion", "Print the completion script for a shell."),
     "help": ("edgectl.cli.help:app", "Explain exit codes and fleet.yaml."),
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgectl.inventory.types import Inventory, Node, SecretRef
     from edgectl.machine.interface import Host
     from edgectl.registry.directory import DirectoryRegistry
+    from edgectl.store.engine import Database
     from edgectl.store.store import Store
     from edgectl.trust.authority import Authority
     from edgectl.trust.keys import KeyStore, Role
@@ -81,6 +82,14 @@ def store(workspace: Workspace, fleet: Inventory) -> Store:
     from edgectl.store.store import Store
 
     return Store(with_password(fleet.store_url, fleet.store_password, workspace.root), workspace.root)
+
+
+def database(workspace: Workspace, fleet: Inventory) -> Database:
+    """What lies below the store, for its own care; the caller opens and closes it."""
+    from edgectl.secrets import with_password
+    from edgectl.store.engine import Database
+
+    return Database(with_password(fleet.store_url, fleet.store_password, workspace.root), workspace.root)
 
 
 def secret(workspace: Workspace) -> Callable[[SecretRef], str]:

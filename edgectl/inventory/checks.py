@@ -38,6 +38,8 @@ def check_file(file: FleetFile) -> None:
             "store: the URL holds a password, which never stands in this file",
             hint="leave it out of the URL and say where it is kept: store_password: {env: NAME} or {file: PATH}",
         )
+    for name in ("alerts", "reports", "findings", "actions"):
+        _at(f"retention.{name}", duration_ns, getattr(file.retention, name))
     check_layer("defaults", file.defaults)
     for name, layer in (file.profiles or {}).items():
         check_layer(f"profiles.{name}", layer or Layer())

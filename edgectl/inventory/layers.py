@@ -20,6 +20,7 @@ from edgectl_agent.core.units import duration_ns
 
 from edgectl.core.errors import ConfigError
 from edgectl.core.names import closest
+from edgectl.core.retention import Retention
 from edgectl.inventory.checks import check_file, check_layer, check_models
 from edgectl.inventory.patterns import expand, is_pattern
 from edgectl.inventory.types import (
@@ -33,6 +34,7 @@ from edgectl.inventory.types import (
     Node,
     NodeEntry,
     ReportEntry,
+    RetentionEntry,
     SiteEntry,
 )
 
@@ -76,6 +78,7 @@ def settle(file: FleetFile, members: Members = no_members) -> Inventory:
         fleet=file.fleet,
         store_url=file.store,
         store_password=file.store_password,
+        retention=_retention(file.retention),
         repository_dir=file.repository.dir,
         repository_url=file.repository.url,
         repository_publish=file.repository.publish,
@@ -87,6 +90,12 @@ def settle(file: FleetFile, members: Members = no_members) -> Inventory:
         sites=tuple(file.sites or ()),
         profiles=tuple(file.profiles or ()),
     )
+
+
+def _retention(entry: RetentionEntry) -> Retention:
+    ages = {name: getattr(entry, name) for name in ("alerts", "reports", "findings", "actions")}
+    said: dict[str, int] = {f"{name}_ns": duration_ns(text) for name, text in ages.items() if text is not None}
+    return msgspec.structs.replace(Retention(), **said | ({"rollouts": entry.rollouts} if entry.rollouts else {}))
 
 
 # ── which nodes there are ───────────────────────────────────────────────────────────────────────────────────────────

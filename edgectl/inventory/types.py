@@ -18,6 +18,7 @@ from edgectl_agent.core.messages import Name
 
 from edgectl.core.names import unknown
 from edgectl.core.records import Expected
+from edgectl.core.retention import Retention
 
 Tier = Literal["far-edge", "near-edge", "regional"]
 Via = Literal["local", "ssh", "http", "usb"]
@@ -235,6 +236,16 @@ class ReceiverEntry(_Strict, frozen=True, kw_only=True):
     issued the receiver's certificate, else the usual public ones."""
 
 
+class RetentionEntry(_Strict, frozen=True, kw_only=True):
+    """How long the store keeps what nobody needs any more; `edgectl.core.retention.Retention` says what each means."""
+
+    alerts: str | None = None
+    reports: str | None = None
+    findings: str | None = None
+    actions: str | None = None
+    rollouts: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class FleetFile(_Strict, frozen=True, kw_only=True):
     """fleet.yaml."""
 
@@ -243,6 +254,7 @@ class FleetFile(_Strict, frozen=True, kw_only=True):
     store: str = STORE_URL
     store_password: SecretRef | None = None
     """Of the user that a PostgreSQL URL names."""
+    retention: RetentionEntry = RetentionEntry()
     repository: RepositoryEntry = RepositoryEntry()
     receiver: ReceiverEntry = ReceiverEntry()
     time_zone: str = "UTC"
@@ -371,6 +383,7 @@ class Inventory:
     nodes: tuple[Node, ...]
 
     store_password: SecretRef | None = None
+    retention: Retention
     sites: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
 

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, Engine, func, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from edgectl.core.errors import ConfigError, EdgeError
+from edgectl.core.errors import ConfigError, EdgeError, StorageError
 from edgectl.store import postgresql, schema, sqlite
 
 BUSY_S = 5.0
@@ -33,11 +34,9 @@ class Database:
         root: Path,
         migrations: Mapping[int, schema.Migration] = schema.MIGRATIONS,
         version: int = schema.VERSION,
-        password: Callable[[], str] | None = None,
     ) -> None:
         self._given = url
         self._root = root
-        self._password = password
         self.migrations = migrations
         self.version = version
         self._engine: Engine | None = None
@@ -72,8 +71,6 @@ class Database:
     def connect(self, *, alone: bool = False) -> None:
         """Connect, and leave the tables as they are. Raises as `open`."""
         self._url, self._dialect = _resolve(self._given, self._root)
-        if self._password is not None:
-            self._url = self._url.set(password=self._password())
         self._dialect.prepare(self._url)
         try:
             self._engine = self._dialect.engine(self._url, BUSY_S)
@@ -131,7 +128,7 @@ class Database:
     @property
     def shown(self) -> str:
         """How messages call the store."""
-        return str(self._dialect.shown(self._url)) if self._url is not None else self._given
+        return str(self._dialect.shown(self._url)) if self._url is not None else _masked(self._given)
 
     @property
     def kind(self) -> str:
@@ -175,6 +172,8 @@ class Database:
             yield
         except (DBAPIError, sqlite3.Error) as e:
             raise self._dialect.explain(e, self.shown) from e
+        except OverflowError as e:  # a time or a sequence of a node that is gone mad
+            raise StorageError(f"the store {self.shown} refused: {e}") from e
 
     def _bring_forward(self, connection: Connection, migrate: bool) -> None:
         found = self.found(connection)
@@ -208,6 +207,11 @@ def _resolve(url: str, root: Path) -> tuple[URL, ModuleType]:
         dialect = DIALECTS[parsed.get_backend_name()]
     except (ArgumentError, ValueError, KeyError) as e:
         raise ConfigError(
-            f"store: expected a URL such as sqlite:///.edgectl/state.db or postgresql://ops@db/edgectl, found {url!r}"
+            f"store: expected a URL such as sqlite:///.edgectl/state.db or postgresql://ops@db/edgectl, found"
+            f" {_masked(url)!r}"
         ) from e
     return dialect.placed(parsed, root), dialect
+
+
+def _masked(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)

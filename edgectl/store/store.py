@@ -11,7 +11,6 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -26,10 +25,10 @@ from edgectl.store.rollouts import Rollouts
 
 
 class Store:
-    """`url` as SQLAlchemy has it; a relative SQLite path is below `root`. `password` is fetched when it is opened."""
+    """`url` as SQLAlchemy has it; a relative SQLite path is below `root`."""
 
-    def __init__(self, url: str, root: Path, password: Callable[[], str] | None = None) -> None:
-        self._database = Database(url, root, password=password)
+    def __init__(self, url: str, root: Path) -> None:
+        self._database = Database(url, root)
         self.nodes = Nodes(self._database)
         self.alerts = Alerts(self._database)
         self.rollouts = Rollouts(self._database)

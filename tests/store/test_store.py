@@ -9,16 +9,11 @@ import random
 import sqlite3
 from pathlib import Path
 
-import msgspec
 import pytest
 from edgectl_agent.core.messages import (
     Alert,
     Assignment,
     Epoch,
-    OutboxStatus,
-    Placement,
-    Report,
-    alert_id,
     supersedes,
 )
 from hypothesis import given, settings
@@ -27,34 +22,13 @@ from sqlalchemy import text
 
 from edgectl.core.audit import Finding
 from edgectl.core.errors import ConfigError, LockHeld, NothingMatched, StorageError
-from edgectl.core.rollout import Entry, IllegalEvent, Phase, Plan, begin
+from edgectl.core.rollout import Entry, IllegalEvent, begin
 from edgectl.store import engine, schema, sqlite
 from edgectl.store.alerts import Position
 from edgectl.store.nodes import HISTORY
 from edgectl.store.store import Store
+from tests.support.full_store import alert, plan, report
 from tests.support.raw_store import raw
-
-
-def report(node: str = "a", clock_ns: int = 0) -> Report:
-    return Report(
-        node=node, agent="0", boot="b", clock_ns=clock_ns, uptime_s=1, state="healthy",
-        outbox=OutboxStatus(records=0, bytes=0, limit_bytes=1, head_seq=0),
-    )  # fmt: skip
-
-
-def alert(onset: int = 1, **more: object) -> Alert:
-    base = {
-        "id": alert_id("a", "s", "press", "b", onset), "node": "a", "stream": "s", "recipe": "press", "version": "1",
-        "bundle": "b", "variant": "fp32", "severity": "warning", "state": "open", "onset_ns": onset,
-        "changed_ns": onset, "score": 1.0, "threshold": 0.5, "surprise": 3.0,
-    }  # fmt: skip
-    return msgspec.convert({**base, **more}, Alert)
-
-
-def plan() -> Plan:
-    target = Placement(version="2", sha256="a" * 64, variant="fp32", nodes=("a", "b"))
-    return Plan(recipe="press", version="2", targets=(target,), phases=(Phase(nodes=("a", "b"), canary=True),))
-
 
 # ── alerts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -75,15 +75,17 @@ class Server:
         self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
 
     def database(self) -> str:
-        """URL of a new database, with the password."""
+        """URL of an empty place, with the password: a schema of its own, which is made much faster than a database."""
         name = f"fleet{next(self._numbers)}"
-        self.sql(f"CREATE DATABASE {name}")
-        return self.url(name)
+        self.sql(f"CREATE SCHEMA {name}")
+        return self.url("postgres", search_path=name)
 
-    def url(self, name: str, user: str = "ops", password: str = PASSWORD) -> str:
+    def url(self, name: str, user: str = "ops", password: str = PASSWORD, search_path: str = "") -> str:
+        """URL of a database that may or may not be there."""
         from sqlalchemy.engine import URL
 
-        made = URL.create("postgresql", user, password or None, "127.0.0.1", self.port, name)
+        query = {"options": f"-csearch_path={search_path}"} if search_path else {}
+        made = URL.create("postgresql", user, password or None, "127.0.0.1", self.port, name, query)
         return made.render_as_string(hide_password=False)
 
     def sql(self, statement: str) -> None:
