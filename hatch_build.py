@@ -11,7 +11,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 
 class AgentWheel(BuildHookInterface[Any]):
-    """Adds `edgectl/_wheels/edgectl_agent-*.whl` to a standard (not editable) wheel."""
+    """Adds `edgectl/_wheels/edgectl_agent-*.whl` and the tested versions to a standard (not editable) wheel."""
 
     PLUGIN_NAME = "custom"
 
@@ -23,3 +23,4 @@ class AgentWheel(BuildHookInterface[Any]):
         builder = WheelBuilder(str(Path(self.root) / "agent"))
         for wheel in builder.build(directory=self._folder.name, versions=["standard"]):
             build_data["force_include"][wheel] = f"edgectl/_wheels/{Path(wheel).name}"
+        build_data["force_include"][str(Path(self.root) / "constraints.txt")] = "edgectl/_wheels/constraints.txt"

@@ -63,6 +63,15 @@ class Workspace:
     def crashes(self) -> Path:
         return self.private / "crash"
 
+    @property
+    def wheels(self) -> Path:
+        """The agent's wheel, where edgectl runs from a clone and builds it."""
+        return self.private / "wheels"
+
+    @property
+    def wheelhouses(self) -> Path:
+        return self.private / "wheelhouses"
+
     def node(self, name: str) -> Path:
         """Base folder of a node that runs on this machine (connector `local`)."""
         return self.private / "nodes" / name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,17 @@ def _system_python() -> bool:
     return done.stdout.split() == [str(part) for part in sys.version_info[:2]]
 
 
-MISSING = {
+def _index_answers() -> bool:
+    """Whether pip finds wheels as an operator's pip would; the smallest package is asked for."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--retries", "0", "h11", "-d"]
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run([*command, folder], capture_output=True, timeout=120, check=False).returncode == 0
+
+
+MISSING: dict[str, Callable[[], str | None]] = {
     "busybox": lambda: None if shutil.which("busybox") else "needs busybox",
     "dash": lambda: None if shutil.which("dash") else "needs dash",
+    "index": functools.cache(lambda: None if _index_answers() else "needs a package index that pip reaches"),
     "lab": lab.missing,
     "postgresql": postgresql.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",

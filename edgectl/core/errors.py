@@ -21,6 +21,7 @@ __all__ = [
     "ConfigError",
     "EdgeError",
     "ExpiredError",
+    "IndexUnreachable",
     "LockHeld",
     "NodeUnreachable",
     "NodeUntrusted",
@@ -87,6 +88,12 @@ class NodeUntrusted(NodeUnreachable):
         super().__init__(message, reason="expired" if expired else None, hint=hint)
         if expired:
             self.exit_code = ExpiredError.exit_code
+
+
+class IndexUnreachable(EdgeError):
+    """The package index does not answer."""
+
+    exit_code, reason = 75, "index"
 
 
 class RemoteRefused(EdgeError):

@@ -52,12 +52,14 @@ def test_the_wheel_carries_recipes_the_example_and_the_agents_wheel(wheels: Path
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         inner = archive.read(f"edgectl/_wheels/{agents.name}")
+        pins = archive.read("edgectl/_wheels/constraints.txt")
 
     recipes = {f"edgectl/_models/{path.parent.name}/recipe.yaml" for path in (ROOT / "models").glob("*/recipe.yaml")}
     assert len(recipes) >= 4
     assert recipes | {"edgectl/_models/fleet.yaml.example"} <= names
     assert not {name for name in names if name.split("/")[0] in ("tests", "bench", "agent")}
     assert inner == agents.read_bytes()
+    assert pins == (ROOT / "constraints.txt").read_bytes()
 
 
 def test_what_runs_is_the_installed_code_and_not_the_clone(installed: Path, tmp_path: Path) -> None:
