@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from edgectl.core.errors import NodeUnreachable, RemoteRefused
+from edgectl.machine import supervisor
 from edgectl.machine.interface import Done, Host
 from edgectl.machine.layout import AGENT, Layout
 from edgectl.machine.shell import words
@@ -95,24 +96,28 @@ class Systemd(Service):
 
 
 _FIND = """\
-proven() { tr '\\0' '\\n' < "/proc/$1/cmdline" 2> /dev/null | grep -qxF -e "$yaml"; }
+proven() { tr '\\0' '\\n' < "/proc/$1/cmdline" 2> /dev/null | grep -qxF -e "$yaml" -e "$script"; }
 pids() {
     cat "$data/service.pid" "$data/agent.lock" 2> /dev/null
     sed -n 's/.*"pid": *\\([0-9][0-9]*\\).*/\\1/p' "$data/api.json" 2> /dev/null
 }
 found() { for p in $(pids | sort -u); do proven "$p" && echo "$p"; done; }
 """
-"""A process is ours only if its command line names this very agent.yaml: a recycled pid is never killed."""
+"""A process is ours only if its command line names this very agent.yaml or script: a recycled pid is never killed."""
 
 _START = """\
 [ -z "$(found)" ] || exit 0
-[ -r "$yaml" ] || { echo "it has no $yaml" >&2; exit 4; }
+[ -e "$yaml" ] || { echo "it has no $yaml" >&2; exit 4; }
+[ "$1" != sh ] || [ -e "$2" ] || { echo "it has no $2" >&2; exit 4; }
 rm -f "$data/api.json"
-mkdir -p "$data"
-as=sh
-[ -z "$user" ] || as="su -s /bin/sh $user"
-setsid $as -c 'echo $$ > "$0"; exec "$@"' "$data/service.pid" "$@" < /dev/null >> "$data/service.out" 2>&1 &
+if [ "$1" = sh ]; then
+    setsid "$@" < /dev/null > /dev/null 2>&1 &
+else
+    mkdir -p "$data"
+    setsid sh -c 'echo $$ > "$0"; exec "$@"' "$data/service.pid" "$@" < /dev/null >> "$data/service.out" 2>&1 &
+fi
 """
+"""COMMAND… The script keeps its process id and output itself, as the agent's user."""
 
 _STOP = """\
 ours=$(found)
@@ -132,21 +137,21 @@ rm -f "$data/service.pid"
 class Supervised(Service):
     """A process of its own session, found by the pids that it and the agent wrote down and proven by its command line.
 
-    `command` is run with ``run --config AGENT.YAML``; by default it is the script that starts an agent again that ends.
+    By default that is `edgectl.machine.supervisor`'s script, which starts an agent again that ends.
     """
 
     def __init__(self, host: Host, layout: Layout, command: Sequence[str] = ()) -> None:
         self._host, self._layout = host, layout
-        self._command = tuple(command) or ("sh", f"{layout.home}/supervise.sh", f"{layout.current}/bin/{AGENT}")
+        self._command = tuple(command) or ("sh", supervisor.script_file(layout))
 
     def start(self, timeout_s: float = START_S) -> None:
-        done = self._run(_START, *self._command, "run", "--config", self._layout.agent_yaml, timeout_s=timeout_s)
+        done = self._run(_START, *self._command, timeout_s=timeout_s)
         if done.status:
             name = self._host.name
             raise NodeUnreachable(f"node {name}: {done.complaint}", hint=f"edgectl nodes bootstrap {name}")
 
     def stop(self, timeout_s: float = POLITE_S) -> None:
-        done = self._run(_STOP, str(max(1, round(timeout_s * 10))), timeout_s=timeout_s + 30)
+        done = self._run(_STOP, str(max(1, round(timeout_s * 10))), timeout_s=timeout_s)
         if done.status:
             raise NodeUnreachable(f"node {self._host.name}: the agent does not stop: {done.complaint}")
 
@@ -154,19 +159,16 @@ class Supervised(Service):
         return bool(self._run("found").text)
 
     def last_words(self, lines: int) -> list[str]:
-        newest = 'for f in $(ls -t service.out agent.log 2> /dev/null); do [ -s "$f" ] && break; done'
+        newest = 'for f in $(ls -t service.out agent.log 2> /dev/null); do [ -s "$f" ] && break; f=; done'
         done = self._run(f'cd "$data" && {newest}; [ -z "$f" ] || tail -n "$1" "$f"', str(lines))
         return done.text.splitlines()
 
     def _run(self, script: str, *arguments: str, timeout_s: float = 60.0) -> Done:
-        given = {
-            "yaml": self._layout.agent_yaml,
-            "data": self._layout.data,
-            "user": self._layout.user if self._layout.root else "",
-        }
+        layout = self._layout
+        given = {"yaml": layout.agent_yaml, "data": layout.data, "script": supervisor.script_file(layout)}
         names = "".join(f"{name}={words(value)}\n" for name, value in given.items())
         script = f"{names}set -- {words(*arguments)}\n{_FIND}{script}"
-        return self._host.run(script, root=self._layout.root, timeout_s=timeout_s + 30)
+        return self._host.run(script, root=layout.root, timeout_s=timeout_s + 30)
 
 
 def of(host: Host, layout: Layout) -> Service:

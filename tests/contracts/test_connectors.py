@@ -45,8 +45,9 @@ def _ssh(base: Path, request: pytest.FixtureRequest) -> Connector:
     pool = Pool()
     request.addfinalizer(pool.close)
     layout = Layout.within(str(base))
+    command = (*COMMAND, "run", "--config", layout.agent_yaml)
     reach = way(server, base.parent, base.name, pool)
-    return SshConnector(reach, layout, lambda host: Supervised(host, layout, COMMAND))
+    return SshConnector(reach, layout, lambda host: Supervised(host, layout, command))
 
 
 def _http(base: Path, request: pytest.FixtureRequest) -> Connector:
