@@ -22,7 +22,7 @@ def files(
 ) -> dict[str, bytes]:
     """What a node needs before its agent can start: its configuration, and whom to trust.
 
-    `layout` is where things lie on a node that is not on this machine (default: as root installs them).
+    `layout` is where things lie on a node that is not on this machine (default: as fleet.yaml says).
 
     Raises:
         ConfigError: as `edgectl.inventory.agent_config.render`, and for a wrong recipe.
@@ -61,7 +61,7 @@ def add(
     root: bytes,
     connector: Callable[[Node], Connector],
 ) -> Node:
-    """Write the node's files, then name it in fleet.yaml: a node that fleet.yaml names can always be started.
+    """Name a node in fleet.yaml; one on this machine gets its files first, so that it can always be started.
 
     Raises:
         ConfigError: the name is taken, or the node does not make sense; nothing was written.
@@ -70,7 +70,7 @@ def add(
     text = editing.add(workspace.fleet_file.read_text(encoding="utf-8"), entry, workspace.root)
     node = parse(text, folder=workspace.root).node(entry["name"])
     wanted = files(node, workspace, columns, root)
-    if node.via != "usb":
+    if node.via in HERE:
         connector(node).place(wanted)
     editing.save(workspace.fleet_file, text)
     return node
@@ -106,6 +106,8 @@ def remove(node: Node, workspace: Workspace, connector: Connector, keep_data: bo
 def _answers(connector: Connector) -> bool:
     try:
         connector.request("GET", "/v1/live", timeout_s=2.0)
-    except NodeUnreachable:
+    except NodeUnreachable as e:
+        if e.reason in ("link", "untrusted", "expired", "not-installed"):  # nothing can be placed either
+            raise
         return False
     return True

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgectl.connectors import Context
     from edgectl.connectors.client import NodeClient
     from edgectl.connectors.interface import Connector
+    from edgectl.connectors.ssh_reach import Reach
     from edgectl.inventory.agent_config import Columns
     from edgectl.inventory.types import Inventory, Node, SecretRef
     from edgectl.machine.interface import Host
@@ -136,6 +137,13 @@ def machine(workspace: Workspace, fleet: Inventory, node: Node) -> Host:
     from edgectl.connectors.ssh_host import host
 
     return host(node, context(workspace, fleet))
+
+
+def ssh_reach(workspace: Workspace, fleet: Inventory, node: Node) -> Reach:
+    """How `node` is reached by SSH; no connection is made yet."""
+    from edgectl.connectors.ssh_reach import reach
+
+    return reach(node, context(workspace, fleet))
 
 
 def columns(workspace: Workspace) -> Callable[[str], Columns]:

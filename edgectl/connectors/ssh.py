@@ -230,7 +230,8 @@ class SshConnector(Connector):
     def _dead(self) -> NodeUnreachable:
         traces = (self._layout.agent_yaml, self._layout.current, self._layout.unit)
         if self.host.run(" || ".join(words("test", "-e", trace) for trace in traces)).status:
-            return self._unreachable("the agent is not installed", f"edgectl nodes bootstrap {self.name}")
+            fix = f"edgectl nodes bootstrap {self.name}"
+            return NodeUnreachable(f"node {self.name}: the agent is not installed", hint=fix, reason="not-installed")
         return self._unreachable("the agent does not run", f"edgectl nodes start {self.name}", lines=1)
 
     def _dead_or(self, why: str) -> NodeUnreachable:

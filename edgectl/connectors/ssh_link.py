@@ -11,14 +11,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import paramiko
 
 from edgectl.connectors import known_hosts
 from edgectl.connectors.ssh_keys import Passphrase, Unusable, offers
-from edgectl.connectors.ssh_target import Hop
+from edgectl.connectors.ssh_target import Hop, Pins
 from edgectl.connectors.watchdog import Watchdog
 from edgectl.machine.interface import Done
 
@@ -50,6 +49,10 @@ class LinkError(Exception):
         super().__init__(sentence)
         self.hint = hint
 
+    def of_jump_host(self, hop: Hop) -> LinkError:
+        """The same, about a jump host on the way."""
+        return LinkError(f"jump host {hop.host}: {self}", self.hint)
+
 
 class Untrusted(LinkError):
     """A host key that is not the pinned one. `changed`: another is pinned, or this one is revoked."""
@@ -57,6 +60,9 @@ class Untrusted(LinkError):
     def __init__(self, sentence: str, changed: bool) -> None:
         super().__init__(sentence)
         self.changed = changed
+
+    def of_jump_host(self, hop: Hop) -> Untrusted:
+        return Untrusted(f"jump host {hop.host}: {self}", self.changed)
 
 
 class Link:
@@ -106,7 +112,7 @@ class Link:
             except paramiko.ChannelException as e:
                 if e.code == 1:  # administratively prohibited
                     raise ConnectionAbortedError("it forbids forwarding (AllowTcpForwarding)") from e
-                raise ConnectionRefusedError(str(e.text or "connect failed").lower()) from e
+                raise ConnectionRefusedError(f"it says {str(e.text or 'no').lower()}") from e
 
     @contextmanager
     def sftp(self) -> Iterator[paramiko.SFTPClient]:
@@ -158,9 +164,8 @@ def connect(hop: Hop, passphrase: Passphrase, beneath: Link | None = None) -> Li
         LinkError: it cannot be reached, or accepts no key.
         Untrusted: its host key is not pinned, or another one is.
     """
-    files = [known_hosts.parse(_text(path), str(path)) for path in hop.known_hosts]
-    kinds = [entry.kind for entry in known_hosts.pinned(files, hop.names)]
-    transport = _handshake(hop, beneath, kinds)
+    files = hop.pins()
+    transport = _handshake(hop, beneath, files)
     link = Link(transport, hop, beneath)
     try:
         _trust(hop, files, transport)
@@ -175,7 +180,7 @@ def connect(hop: Hop, passphrase: Passphrase, beneath: Link | None = None) -> Li
 
 def host_key(hop: Hop, beneath: Link | None = None) -> tuple[str, bytes]:
     """The kind and the key that `hop` shows now, whoever it is: for pinning. Raises `LinkError`."""
-    transport = _handshake(hop, beneath, ())
+    transport = _handshake(hop, beneath, hop.pins())
     try:
         key = transport.get_remote_server_key()
         return str(key.get_name()), bytes(key.asbytes())
@@ -183,7 +188,7 @@ def host_key(hop: Hop, beneath: Link | None = None) -> tuple[str, bytes]:
         Link(transport, hop, beneath).close()
 
 
-def _handshake(hop: Hop, beneath: Link | None, kinds: Sequence[str]) -> paramiko.Transport:
+def _handshake(hop: Hop, beneath: Link | None, pins: Pins) -> paramiko.Transport:
     sock = _socket(hop) if beneath is None else _channel(hop, beneath)
     try:
         transport = paramiko.Transport(sock)
@@ -195,7 +200,7 @@ def _handshake(hop: Hop, beneath: Link | None, kinds: Sequence[str]) -> paramiko
     transport.auth_timeout = AUTH_S
     options = transport.get_security_options()
     options.ciphers, options.digests = _CIPHERS, _MACS
-    options.key_types = _preferred(options.key_types, kinds)
+    options.key_types = _preferred(options.key_types, [entry.kind for entry in known_hosts.pinned(pins, hop.names)])
     done = threading.Event()
     try:
         transport.start_client(event=done)
@@ -250,7 +255,7 @@ def _preferred(offered: Sequence[str], kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(offered, key=lambda kind: kind not in known and kind not in kinds))
 
 
-def _trust(hop: Hop, files: Sequence[Sequence[known_hosts.Entry]], transport: paramiko.Transport) -> None:
+def _trust(hop: Hop, files: Pins, transport: paramiko.Transport) -> None:
     key = transport.get_remote_server_key()
     verdict = known_hosts.judge(files, hop.names, key.asbytes())
     found = f"{key.get_name()} {known_hosts.fingerprint(key.asbytes())}"
@@ -313,13 +318,6 @@ def _sftp(transport: paramiko.Transport) -> paramiko.SFTPClient:
 
 def _all(receive: Callable[[int], bytes]) -> bytes:
     return b"".join(iter(lambda: receive(1 << 18), b""))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _broke(hop: Hop, e: BaseException) -> str:

@@ -43,8 +43,14 @@ class Reach:
             NodeUntrusted: a host key on the way is not the pinned one.
             ConfigError: ``~/.ssh/config`` or a secret cannot be used.
         """
+        with self.link_to(self.target()) as link:
+            yield link
+
+    @contextmanager
+    def link_to(self, target: Target) -> Iterator[Link]:
+        """The connection to `target`, the node or a jump host of its. Raises as `link`."""
         try:
-            with self.pool.link(self.target(), self._open) as link:
+            with self.pool.link(target, self._open) as link:
                 yield link
         except LinkError as e:
             raise self.error(e) from e
@@ -58,7 +64,7 @@ class Reach:
             way = " --replace" if e.changed else ""
             told = "compare it on the machine's console, then " if e.changed else ""
             return NodeUntrusted(f"node {self.name}: {e}", hint=f"{told}edgectl nodes pin {self.name}{way}")
-        return NodeUnreachable(f"node {self.name}: {e}", hint=e.hint or None)
+        return NodeUnreachable(f"node {self.name}: {e}", hint=e.hint or None, reason="link")
 
     def _open(self, target: Target, beneath: Link | None) -> Link:
         try:
@@ -66,15 +72,10 @@ class Reach:
         except LinkError as e:
             if target == self.target():
                 raise
-            raise _of_jump_host(target, e) from e
+            raise e.of_jump_host(target.last) from e
 
 
 def reach(node: Node, context: Context, pool: Pool | None = None) -> Reach:
     """How `node` is reached."""
     way = cache(lambda: resolve(node.name, node.connect, context.workspace))
     return Reach(node.name, node.connect, way, context.secret, pool or shared_pool())
-
-
-def _of_jump_host(target: Target, e: LinkError) -> LinkError:
-    said = f"jump host {target.last.host}: {e}"
-    return Untrusted(said, e.changed) if isinstance(e, Untrusted) else LinkError(said, e.hint)

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgectl.connectors.known_hosts import address
+from edgectl.connectors.known_hosts import Entry, address, parse
 from edgectl.core.errors import ConfigError
 from edgectl.inventory.types import Connect, SecretRef
 from edgectl.workspace import Workspace
@@ -24,7 +25,11 @@ CONNECT_S = 10.0
 """For a connection to one machine, where ``ConnectTimeout`` says nothing else."""
 MOST_JUMPS = 8
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
-_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?/?")
+_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@\s]+)@)?(?P<host>\[[^\]]+\]|[^:\[\]@\s/]+)(?::(?P<port>\d{1,5}))?/?")
+
+
+Pins = Sequence[Sequence[Entry]]
+"""What each ``known_hosts`` file pins, the file that decides first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,10 @@ class Hop:
     def who(self) -> str:
         return f"{self.user}@{self.place}"
 
+    def pins(self) -> Pins:
+        """The entries of its ``known_hosts`` files, read now; a file that is not there pins nobody."""
+        return [parse(_text(path), str(path)) for path in self.known_hosts]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -71,7 +80,11 @@ class Target:
     @property
     def before(self) -> Target | None:
         """The way to the last jump host."""
-        return Target(hops=self.hops[:-1], passphrase=self.passphrase) if len(self.hops) > 1 else None
+        return self.upto(len(self.hops) - 1) if len(self.hops) > 1 else None
+
+    def upto(self, number: int) -> Target:
+        """The way to the machine of that number, counted from 1."""
+        return Target(hops=self.hops[:number], passphrase=self.passphrase)
 
 
 def resolve(name: str, connect: Connect, workspace: Workspace, config: Path | None = None) -> Target:
@@ -87,14 +100,15 @@ def resolve(name: str, connect: Connect, workspace: Workspace, config: Path | No
     jump = connect.jump or found.lookup(connect.host).get("proxyjump", "")
     before = maker.jumps(jump)
     if before:  # private addresses repeat from site to site; the node's name does not
-        last = _named(last, (name.lower(), *last.names))
+        last = dataclasses.replace(last, names=(name.lower(), *last.names))
     return Target(hops=(*before, last), passphrase=connect.key_passphrase)
 
 
-def _named(hop: Hop, names: tuple[str, ...]) -> Hop:
-    from dataclasses import replace
-
-    return replace(hop, names=names)
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 class _Hops:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgectl.cli.nodes import importing, members
+from edgectl.cli.nodes import importing, members, trust
 from edgectl.cli.nodes.app import app
 
-__all__ = ["app", "importing", "members"]
+__all__ = ["app", "importing", "members", "trust"]

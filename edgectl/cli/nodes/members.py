@@ -32,8 +32,13 @@ def add(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="Its name: letters, digits, '.', '_' and '-'.")],
     via: Annotated[
-        str, typer.Option(help="How it is reached: local (a process on this machine), usb (by hand).")
+        str, typer.Option(help="How it is reached: local (a process on this machine), ssh, usb (by hand).")
     ] = "local",
+    host: Annotated[str, typer.Option(help="Its address (default: its name).")] = "",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Of its SSH server.")] = None,
+    user: Annotated[str, typer.Option(help="Who logs in.")] = "",
+    jump: Annotated[str, typer.Option(help="Jump hosts, [user@]host[:port],… (ssh's ProxyJump).")] = "",
+    key: Annotated[str, typer.Option(help="SSH private key file (default: ssh-agent and ~/.ssh/config).")] = "",
     tier: Annotated[str, typer.Option(help="far-edge, near-edge or regional (default: fleet.yaml's).")] = "",
     site: Site = "",
     profile: Profile = None,
@@ -45,16 +50,18 @@ def add(
     model: Annotated[list[str] | None, typer.Option(help="RECIPE=SOURCE[,SOURCE…]; repeatable.")] = None,
     no_start: Annotated[bool, typer.Option("--no-start", help="Do not start its agent.")] = False,
 ) -> None:
-    """Add a node to fleet.yaml, place its files and start its agent."""
+    """Add a node to fleet.yaml; one on this machine gets its files and is started."""
     from edgectl import provision
     from edgectl.inventory import shorthand
+    from edgectl.inventory.types import HERE
 
     workspace = settings(ctx).workspace
+    connect = {"via": via, "host": host, "port": port, "user": user, "jump": jump, "key": key}
     parts = {
         "site": site,
         "profiles": profile,
         "tier": tier,
-        "connect": {"via": via},
+        "connect": {name: value for name, value in connect.items() if value},
         "labels": shorthand.labels(label or ()),
         "sources": shorthand.sources(source or ()),
         "models": shorthand.models(model or ()),
@@ -65,10 +72,12 @@ def add(
         root = wiring.repository(workspace, fleet).root_bytes()
         reach = wiring.connecting(workspace, fleet)
         node = provision.add(entry, workspace, wiring.columns(workspace), root, reach)
-        starts = not no_start and node.via != "usb"
+        starts = node.via in HERE and not no_start
         if starts:
             reach(node).start()
     note(f"{name} is in the fleet{' and runs' if starts else ''}")
+    if node.via == "ssh":
+        note(f"next: edgectl nodes pin {name}, then edgectl nodes bootstrap {name}")
 
 
 @app.command("list")
