@@ -30,6 +30,7 @@ def stored(fleet: Inventory, store: Store, now_ns: int) -> Facts:
         assignment=store.rollouts.desired(),
         critical=store.alerts.find(state="open", severity="critical"),
         rollouts=store.rollouts.all(limit=50),
+        retired=store.nodes.retired(),
         lost={name: position.lost for name, position in store.alerts.positions().items() if position.lost},
     )
 

@@ -88,6 +88,15 @@ def pin(text: str, name: str, kind: str, key: bytes) -> str:
     return "\n".join([*lines, f"{name} {kind} {base64.b64encode(key).decode()}"]) + "\n"
 
 
+def revoke(text: str, name: str, entries: Iterable[Entry]) -> str:
+    """`text` in which `name` has none of the keys of `entries` any more, and must never have them again."""
+    lines = [kept for line in text.splitlines() if (kept := _without(line, name)) is not None]
+    for entry in entries:
+        line = f"{REVOKED} {name} {entry.kind} {base64.b64encode(entry.key).decode()}"
+        lines += [] if line in lines else [line]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
 def _entry(line: str, where: str) -> Entry | None:
     parts = line.split()
     marker = parts.pop(0) if parts and parts[0].startswith("@") else ""

@@ -54,6 +54,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     critical: tuple[AlertRecord, ...] = ()
     """Open critical alerts."""
     rollouts: tuple[RolloutRecord, ...] = ()
+    retired: Mapping[str, frozenset[str]] = msgspec.field(default_factory=dict)
+    """Per node, the outboxes of machines that had its name before."""
     lost: Mapping[str, tuple[tuple[int, int], ...]] = msgspec.field(default_factory=dict)
     """Per node, the ranges of alerts that its outbox reported as damaged."""
 
@@ -203,6 +205,9 @@ def health(facts: Facts) -> Iterator[Finding]:
             detail = "; ".join(report.reasons) or f"reports itself {report.state}"
             yield _health(f"node-{report.state}", record, detail)
         outbox = report.outbox
+        if outbox.log_id in facts.retired.get(name, ()):
+            detail = "the machine that was replaced answers under its old name"
+            yield _health("replaced-machine", record, detail, fix=f"edgectl nodes why {name}")
         if outbox.limit_bytes and outbox.bytes > OUTBOX_SHARE * outbox.limit_bytes:
             share = outbox.bytes / outbox.limit_bytes
             detail = f"{outbox.records} alerts wait for collection, {share:.0%} of the outbox is used"

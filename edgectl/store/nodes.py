@@ -10,7 +10,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from edgectl.core.records import NodeRecord
 from edgectl.store.engine import Database
-from edgectl.store.schema import credentials, nodes, orders, positions, reports
+from edgectl.store.schema import actions, credentials, nodes, orders, positions, reports
+
+_REPLACED = "outbox retired by nodes replace "
 
 HISTORY = 20
 """Reports kept per node."""
@@ -65,6 +67,34 @@ class Nodes:
         with self._database.read() as connection:
             row = connection.execute(select(nodes).where(nodes.c.node == node)).mappings().first()
         return None if row is None else _record(row)
+
+    def retire(self, node: str, operator: str, now_ns: int) -> None:
+        """Give the name `node` to a machine that nobody has heard of yet.
+
+        Forgets what is true of the old machine alone: its newest report, how far its outbox was read, its waiting
+        orders; its tokens end. Its history and its alerts stay, and `retired` tells its outboxes from the new one's.
+        """
+        with self._database.write() as connection:
+            row = connection.execute(select(nodes).where(nodes.c.node == node)).mappings().first()
+            report = _record(row).report if row else None
+            place = connection.scalar(select(positions.c.log_id).where(positions.c.node == node))
+            for log_id in sorted({report.outbox.log_id if report else "", place or ""} - {""}):
+                values = {"at_ns": now_ns, "operator": operator, "command": f"{_REPLACED}{node}", "detail": log_id}
+                connection.execute(insert(actions).values(**values))
+            for table in (nodes, positions, orders):
+                connection.execute(delete(table).where(table.c.node == node))
+            mine = (credentials.c.node == node) & (credentials.c.revoked_ns == 0)
+            connection.execute(update(credentials).where(mine).values(revoked_ns=now_ns))
+
+    def retired(self) -> dict[str, frozenset[str]]:
+        """Node → ids of the outboxes of machines that had its name before."""
+        with self._database.read() as connection:
+            query = select(actions.c.command, actions.c.detail).where(actions.c.command.startswith(_REPLACED))
+            rows = connection.execute(query).all()
+        found: dict[str, set[str]] = {}
+        for command, detail in rows:
+            found.setdefault(command.removeprefix(_REPLACED), set()).add(detail)
+        return {node: frozenset(log_ids) for node, log_ids in found.items()}
 
     def forget(self, node: str) -> None:
         """Drop what belongs to a node that left the fleet; its alerts stay."""

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from edgectl.cli.nodes import importing, members, trust
+from edgectl.cli.nodes import (
+    importing,
+    members,
+    replacing,
+    trust,
+)
 from edgectl.cli.nodes.app import app
 
-__all__ = ["app", "importing", "members", "trust"]
+__all__ = [
+    "app",
+    "importing",
+    "members",
+    "replacing",
+    "trust",
+]
