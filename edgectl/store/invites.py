@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from edgectl.core.errors import NothingMatched
 from edgectl.store.credentials import token_sha256
@@ -53,20 +53,16 @@ class Invites:
             NothingMatched: there is no such invite, it has expired or every place is taken (``reason`` ``unknown``,
                 ``expired``, ``used-up``); nothing was counted.
         """
-        mine = invites.c.sha256 == token_sha256(token)
         with self._database.write() as connection:
-            row = connection.execute(select(invites).where(mine).with_for_update()).mappings().first()
-            if row is None:
-                raise NothingMatched("no such invite", hint="edgectl nodes invite", reason="unknown")
-            if row["expires_ns"] <= now_ns:
-                raise NothingMatched("the invite has expired", hint="edgectl nodes invite", reason="expired")
-            if row["used"] >= row["count"]:
+            found = checked(connection, token, now_ns)
+            if found.used >= found.count:
                 raise NothingMatched(
-                    f"the invite was for {row['count']} nodes, all have enrolled", hint="edgectl nodes invite",
+                    f"the invite was for {found.count} nodes, all have enrolled", hint="edgectl nodes invite",
                     reason="used-up",
                 )  # fmt: skip
-            connection.execute(update(invites).where(mine).values(used=row["used"] + 1))
-        return _invite({**row, "used": row["used"] + 1})
+            mine = invites.c.sha256 == found.sha256
+            connection.execute(update(invites).where(mine).values(used=found.used + 1))
+        return msgspec.structs.replace(found, used=found.used + 1)
 
     def all(self) -> tuple[Invite, ...]:
         """Every invite, the newest first."""
@@ -78,6 +74,17 @@ class Invites:
         """Drop an invite; the nodes that enrolled with it stay. False if there is none."""
         with self._database.write() as connection:
             return connection.execute(delete(invites).where(invites.c.sha256 == sha256)).rowcount > 0
+
+
+def checked(connection: Connection, token: str, now_ns: int) -> Invite:
+    """The invite of `token`, held until the transaction ends. Raises `NothingMatched` (``unknown``, ``expired``)."""
+    mine = invites.c.sha256 == token_sha256(token)
+    row = connection.execute(select(invites).where(mine).with_for_update()).mappings().first()
+    if row is None:
+        raise NothingMatched("no such invite", hint="edgectl nodes invite", reason="unknown")
+    if row["expires_ns"] <= now_ns:
+        raise NothingMatched("the invite has expired", hint="edgectl nodes invite", reason="expired")
+    return _invite(row)
 
 
 def _invite(row: Any) -> Invite:

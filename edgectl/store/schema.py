@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-VERSION = 3
+VERSION = 4
 """Rises with every change of the tables; `MIGRATIONS` has the step from each older version."""
 
 metadata = MetaData()
@@ -197,6 +197,18 @@ invites = Table(  # with which nodes that nobody knows yet may enrol; only the t
     Column("settings", Text, nullable=False, default="{}"),  # labels, profiles … of the nodes to come
 )
 
+enrolments = Table(  # nodes that enrolled by themselves, beside those of fleet.yaml
+    "enrolments",
+    metadata,
+    Column("node", String(63), primary_key=True),
+    Column("machine", String(64), nullable=False, unique=True),  # digest of the machine's own id
+    Column("invite", String(64), nullable=False),  # digest of the token that it came with
+    Column("site", String(63), nullable=False),
+    Column("settings", Text, nullable=False, default="{}"),  # of the invite: labels, profiles …
+    Column("facts", Text, nullable=False, default="{}"),  # what the machine said of itself
+    Column("enrolled_ns", BigInteger, nullable=False),
+)
+
 Migration = Callable[[Connection], None]
 
 
@@ -210,5 +222,10 @@ def _add_pull(connection: Connection) -> None:
     metadata.create_all(connection, tables=[orders, credentials, invites])
 
 
-MIGRATIONS: dict[int, Migration] = {1: _add_log_id, 2: _add_pull}
+def _add_enrolments(connection: Connection) -> None:
+    """A table for enrolments."""
+    metadata.create_all(connection, tables=[enrolments])
+
+
+MIGRATIONS: dict[int, Migration] = {1: _add_log_id, 2: _add_pull, 3: _add_enrolments}
 """Version → the step that turns it into the next one. Each runs in the transaction that also records the version."""

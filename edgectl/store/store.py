@@ -17,6 +17,7 @@ from types import TracebackType
 from edgectl.store.alerts import Alerts
 from edgectl.store.credentials import Credentials
 from edgectl.store.engine import Database
+from edgectl.store.enrolments import Enrolments
 from edgectl.store.findings import Findings
 from edgectl.store.invites import Invites
 from edgectl.store.nodes import Nodes
@@ -36,6 +37,7 @@ class Store:
         self.orders = Orders(self._database)
         self.credentials = Credentials(self._database)
         self.invites = Invites(self._database)
+        self.enrolments = Enrolments(self._database)
 
     def open(self) -> Store:
         """Connect and bring the tables up to date. Raises as `Database.open`."""

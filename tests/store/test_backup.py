@@ -319,7 +319,10 @@ def test_a_backup_of_an_older_schema_is_brought_forward_on_its_way(other: str, t
     assert backup(database, bench.file, FLEET, 1).schema == 2
     database.close()
     assert sqlite_tables(tmp_path / "old.db").isdisjoint({"orders", "credentials", "invites"})
-    assert bench.restore().migrated == ("2 → 3: tables for orders, credentials and invites",)
+    assert bench.restore().migrated == (
+        "2 → 3: tables for orders, credentials and invites",
+        "3 → 4: a table for enrolments",
+    )
     with bench.store() as old, bench.store(other) as new:
         assert new.nodes.all() == old.nodes.all() != {}
         assert new.alerts.find() == old.alerts.find() != ()

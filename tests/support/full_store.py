@@ -72,7 +72,8 @@ def fill(store: Store, alerts: int = 3) -> None:
     store.rollouts.log("mona", "deploy press", "r-1", 6)
     store.orders.put("b", "POST", "/v1/update", "{}", 1, 1000)
     store.credentials.issue("b", 1)
-    store.invites.create("lyon", 3, 1, 1000)
+    token = store.invites.create("lyon", 3, 1, 1000)
+    store.enrolments.enrol(token, "m1", "ab" * 32, facts={}, taken=(), now_ns=1)
 
 
 def contents(database: Database) -> dict[str, list[dict[str, Any]]]:
