@@ -74,8 +74,7 @@ class Link:
         """What its users keep for as long as the connection lives."""
         self._transport = transport
         self._beneath = beneath
-        self._sftp: paramiko.SFTPClient | None = None
-        self._lock = threading.Lock()
+        self._idle: list[paramiko.SFTPClient] = []
 
     @property
     def alive(self) -> bool:
@@ -116,24 +115,35 @@ class Link:
 
     @contextmanager
     def sftp(self) -> Iterator[paramiko.SFTPClient]:
-        """The SFTP session of this connection, made once. `OSError` in the block is the server's answer.
+        """An SFTP session of one's own for the block; `OSError` in it is the server's answer. Sessions are used again.
+
+        paramiko's session is for one thread: of two that wait for answers, one gets both.
 
         Raises:
             LinkError: the connection broke, or there is no SFTP server.
         """
-        with self._lock:
-            if self._sftp is None or self._sftp.get_channel().closed:
-                with self._limit(OPEN_S, f"no SFTP session within {OPEN_S:g} s"):
-                    self._sftp = _sftp(self._transport)
-            session = self._sftp
+        session = self._session()
         try:
             yield session
         except (paramiko.SSHException, EOFError, TimeoutError) as e:
+            session.close()
             raise LinkError(_broke(self.hop, e)) from e
         except OSError as e:
             if session.get_channel().closed:
                 raise LinkError(_broke(self.hop, e)) from e
             raise
+        finally:
+            if not session.get_channel().closed:
+                self._idle.append(session)
+
+    def _session(self) -> paramiko.SFTPClient:
+        with suppress(IndexError):  # a list's append and pop are safe among threads
+            while True:
+                session = self._idle.pop()
+                if not session.get_channel().closed:
+                    return session
+        with self._limit(OPEN_S, f"no SFTP session within {OPEN_S:g} s"):
+            return _sftp(self._transport)
 
     def close(self) -> None:
         with suppress(Exception):  # wakes paramiko's reader, which would notice within a second otherwise

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from edgectl.connectors.ssh_pool import Pool
 from edgectl.connectors.ssh_reach import Reach
 from edgectl.connectors.ssh_target import resolve
 from edgectl.inventory.types import Connect
+from edgectl.machine import supervisor
+from edgectl.machine.layout import AGENT, Layout
 from edgectl.workspace import Workspace
 
 SSHD = "/usr/sbin/sshd"
@@ -169,3 +172,15 @@ def _name(process: object) -> str:
     with suppress(psutil.Error):
         return str(process.name())
     return ""
+
+
+def install(folder: Path) -> Layout:
+    """What bootstrapping would leave in a node's `folder`: the agent as ``current``, and its supervisor's script."""
+    layout = Layout.within(str(folder))
+    program = Path(layout.current, "bin", AGENT)
+    program.parent.mkdir(parents=True)
+    paths = os.environ.get("PYTHONPATH", "")
+    program.write_text(f"#!/bin/sh\nPYTHONPATH='{paths}' exec '{sys.executable}' -P -m edgectl_agent \"$@\"\n")
+    program.chmod(0o755)
+    Path(supervisor.script_file(layout)).write_text(supervisor.script(layout))
+    return layout
