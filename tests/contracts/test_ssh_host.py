@@ -1,0 +1,187 @@
+"""`SshHost` and its connections against a real sshd: commands, files, links that are cut, and a bounded pool."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgectl.connectors.sftp import Upload, part
+from edgectl.connectors.ssh_host import SshHost
+from edgectl.connectors.ssh_pool import Pool
+from edgectl.core.errors import NodeUnreachable, StorageError
+from tests.support.cut import Cut
+from tests.support.sshd import Sshd, way
+
+pytestmark = pytest.mark.needs("sshd")
+BIG = os.urandom(1_500_000)
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    made = Pool()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def host(ssh_server: Sshd, tmp_path: Path, pool: Pool) -> SshHost:
+    (tmp_path / "known_hosts").write_text(ssh_server.pin)
+    return SshHost(way(ssh_server, tmp_path, pool=pool))
+
+
+@pytest.fixture
+def cut(ssh_server: Sshd, tmp_path: Path) -> Iterator[Cut]:
+    with Cut(ssh_server.port) as proxy:
+        (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{proxy.port} {ssh_server.host_key}\n")
+        yield proxy
+
+
+# ── commands ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_command_gives_its_status_both_outputs_and_takes_input(host: SshHost) -> None:
+    done = host.run("cat; echo oops >&2; exit 3", stdin=b"given\n")
+    assert (done.status, done.out, done.err, done.complaint) == (3, b"given\n", b"oops\n", "oops")
+
+
+def test_much_output_on_both_sides_does_not_block(host: SshHost) -> None:
+    done = host.run("head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2; cat > /dev/null", stdin=b"x" * 3_000_000)
+    assert (len(done.out), len(done.err)) == (5_000_000, 5_000_000)
+
+
+def test_a_signal_is_128_and_its_number(host: SshHost) -> None:
+    assert host.run("sh -c 'kill -9 $$'").status == 137
+
+
+def test_a_command_that_does_not_end_is_given_up_and_the_next_one_works(host: SshHost) -> None:
+    with pytest.raises(NodeUnreachable, match=r"node pi-1: the command did not end within 0.5 s"):
+        host.run("sleep 600", timeout_s=0.5)
+    assert host.run("echo again").text == "again"
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("content", [b"small", BIG], ids=["small", "large"])
+def test_a_file_is_written_once_with_its_mode_into_folders_that_are_made(
+    host: SshHost, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "it's a" / "new $HOME" / "file"
+    told: list[int] = []
+    assert host.write(str(path), content, mode=0o640, told=told.append) is True
+    assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (content, 0o640)
+    assert host.write(str(path), content, mode=0o640) is False
+    assert host.write(str(path), content, mode=0o600) is True
+    assert [found.name for found in path.parent.iterdir()] == ["file"]
+    assert host.read(str(path)) == content
+    assert len(content) == len(b"small") or sum(told) == len(content)
+
+
+def test_what_is_not_there_reads_as_nothing_and_what_cannot_be_read_says_why(host: SshHost, tmp_path: Path) -> None:
+    assert host.read(str(tmp_path / "nothing")) is None
+    with pytest.raises(StorageError, match="is a directory"):
+        host.read(str(tmp_path))
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+def test_a_full_disk_is_named_and_leaves_the_old_file(host: SshHost, small_disk: Path, size: int) -> None:
+    path = small_disk / "file"
+    path.write_bytes(b"old")
+    (small_disk / "fill").write_bytes(b"x" * 950_000)
+    with pytest.raises(StorageError, match=rf"cannot write {path}: no space left on device → make room on pi-1"):
+        host.write(str(path), os.urandom(size))
+    assert path.read_bytes() == b"old"
+
+
+# ── a link that is cut ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999])
+def test_a_link_cut_at_any_byte_leaves_the_old_file_or_the_new_one_and_a_rerun_completes_it(
+    ssh_server: Sshd, cut: Cut, tmp_path: Path, share: float
+) -> None:
+    path, source = tmp_path / "target", tmp_path / "source"
+    path.write_bytes(b"old")
+    source.write_bytes(BIG)
+    with_pool = Pool()
+    host = SshHost(way(ssh_server, tmp_path, pool=with_pool, port=cut.port))
+    host.run("true")
+    cut.after(int(share * len(BIG)) + 1)
+    with suppress(NodeUnreachable):
+        host.write(str(path), source)
+    assert path.read_bytes() in (b"old", BIG)
+    cut.mend()
+    host.write(str(path), source)
+    assert path.read_bytes() == BIG
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["known_hosts", "source", "target"]
+    with_pool.close()
+
+
+def test_an_upload_that_was_cut_sends_only_the_rest(ssh_server: Sshd, cut: Cut, tmp_path: Path) -> None:
+    path, upload = tmp_path / "target", Upload.of(BIG)
+    Path(part(str(path), upload)).write_bytes(BIG[:1_400_000])
+    with_pool = Pool()
+    host = SshHost(way(ssh_server, tmp_path, pool=with_pool, port=cut.port))
+    cut.mend()
+    host.write(str(path), BIG)
+    assert path.read_bytes() == BIG
+    assert cut.sent < 200_000
+    with_pool.close()
+
+
+def test_a_leftover_with_other_bytes_is_not_built_on(host: SshHost, tmp_path: Path) -> None:
+    path, upload = tmp_path / "target", Upload.of(BIG)
+    Path(part(str(path), upload)).write_bytes(b"\0" * 1_000_000)
+    Path(part(str(path), Upload.of(b"older"))).write_bytes(b"left by another upload")
+    host.write(str(path), BIG)
+    assert path.read_bytes() == BIG
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["known_hosts", "target"]
+
+
+# ── the pool ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_way_is_one_connection_for_any_number_of_threads(host: SshHost, pool: Pool, tmp_path: Path) -> None:
+    def work(number: int) -> None:
+        for _ in range(5):
+            host.write(str(tmp_path / f"f{number}"), os.urandom(300_000))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert pool.open_links == 1
+
+
+def test_idle_connections_are_bounded_and_the_longest_unused_is_closed(ssh_server: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "known_hosts").write_text(ssh_server.pin)
+    pool, me = Pool(idle=3), psutil.Process()
+    before = me.num_fds()
+    for number in range(8):  # another timeout is another way
+        (tmp_path / "ssh_config").write_text(f"Host *\n  ConnectTimeout {10 + number}\n")
+        SshHost(way(ssh_server, tmp_path, pool=pool)).run("true")
+        assert pool.open_links <= 3
+    assert me.num_fds() <= before + 3 + 1
+    pool.close()
+    assert pool.open_links == 0
+
+
+def test_a_connection_that_died_while_idle_is_made_anew(ssh_server: Sshd, cut: Cut, tmp_path: Path) -> None:
+    pool = Pool()
+    host = SshHost(way(ssh_server, tmp_path, pool=pool, port=cut.port))
+    host.run("true")
+    cut.after(0)
+    with pytest.raises(NodeUnreachable, match=r"node pi-1: the connection to 127\.0\.0\.1:\d+ broke"):
+        host.run("true")
+    cut.mend()
+    assert host.run("echo back").text == "back"
+    pool.close()
