@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgectl.cli.nodes import (
     importing,
     members,
+    reasons,
     replacing,
     trust,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "app",
     "importing",
     "members",
+    "reasons",
     "replacing",
     "trust",
 ]
