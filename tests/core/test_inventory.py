@@ -202,3 +202,11 @@ def test_an_entry_with_comments_is_known_as_such() -> None:
         "version: 1\nfleet: a\nnodes:\n  - name: x  # first\n  # of y\n  - {name: y, tier: near-edge}\n  - {name: z}\n"
         "  - {name: n}\n"
     )
+
+
+def test_the_example_shows_profiles_patterns_and_an_exception() -> None:
+    fleet = parse(example.text(), example.NAME)
+    assert fleet.node("lyon-gw-03").connect.host == "10.1.0.3"
+    assert fleet.node("lyon-gw-04").connect.host == "lyon-gw-04.plant.acme.example"
+    assert fleet.node("lyon-gw-04").parent == "lyon-gw-01"
+    assert "lyon-gw-07" not in fleet
