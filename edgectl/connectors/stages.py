@@ -95,7 +95,8 @@ def _ssh(node: Node, context: Context, connector: Connector) -> list[Stage]:
             return "its process is there"
         raise NodeUnreachable(f"node {node.name}: the agent does not run", hint=f"edgectl nodes start {node.name}")
 
-    return [*_socket(hops[0].host, hops[0].port), ("login", login), ("agent", agent)]
+    said = "connect.jump" if len(hops) > 1 else "connect.host"
+    return [*_socket(hops[0].host, hops[0].port, said), ("login", login), ("agent", agent)]
 
 
 def _http(node: Node, context: Context, connector: Connector) -> list[Stage]:
@@ -106,13 +107,13 @@ def _http(node: Node, context: Context, connector: Connector) -> list[Stage]:
     return _socket(place.hostname or "", place.port or (443 if place.scheme == "https" else 80))
 
 
-def _socket(host: str, port: int) -> list[Stage]:
+def _socket(host: str, port: int, said: str = "connect.host") -> list[Stage]:
     def name() -> str:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as e:
-            said = str(e.strerror or e).lower()
-            raise NodeUnreachable(f"{host} cannot be resolved: {said}", hint="see connect.host in fleet.yaml") from e
+            why = str(e.strerror or e).lower()
+            raise NodeUnreachable(f"{host} cannot be resolved: {why}", hint=f"see {said} in fleet.yaml") from e
         address = str(found[0][4][0])
         return address if address == host else f"{host} is {address}"
 
@@ -120,9 +121,9 @@ def _socket(host: str, port: int) -> list[Stage]:
         try:
             socket.create_connection((host, port), CONNECT_S).close()
         except OSError as e:
-            said = "no answer in time" if isinstance(e, TimeoutError) else str(e.strerror or e).lower()
+            why = "no answer in time" if isinstance(e, TimeoutError) else str(e.strerror or e).lower()
             hint = f"see that {host} is on and in the network, and that nothing blocks port {port}"
-            raise NodeUnreachable(f"{host}:{port}: {said}", hint=hint) from e
+            raise NodeUnreachable(f"{host}:{port}: {why}", hint=hint) from e
         return f"port {port} is open"
 
     return [("name", name), ("tcp", tcp)]
