@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgectl.cli.nodes import (
+    check,
     importing,
     members,
     reasons,
@@ -13,6 +14,7 @@ from edgectl.cli.nodes.app import app
 
 __all__ = [
     "app",
+    "check",
     "importing",
     "members",
     "reasons",

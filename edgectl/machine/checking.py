@@ -1,0 +1,62 @@
+"""Checks machines of the fleet one by one: what `edgectl nodes check` prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+from edgectl_agent.core.units import size_bytes
+
+from edgectl.core.errors import EdgeError, NodeUnreachable, NodeUntrusted
+from edgectl.core.machines import Check, Needs, Verdict, check, worst
+from edgectl.core.wheels import Manifest
+from edgectl.inventory.types import Node
+from edgectl.machine.facts import gather
+from edgectl.machine.interface import Host
+from edgectl.machine.layout import Layout
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """One node's machine."""
+
+    name: str
+    verdict: Verdict | Literal["unreachable"]
+    checks: tuple[Check, ...]
+
+
+def pinned(constraints: bytes, package: str) -> str:
+    """The version of `package` in pip's constraints; empty if they name none."""
+    found = re.search(rf"^{re.escape(package)}==(\S+)$", constraints.decode(), re.M)
+    return found[1] if found else ""
+
+
+def machine(
+    node: Node, host: Callable[[Node], Host], layout: Layout, wheelhouses: tuple[Manifest, ...], onnxruntime: str
+) -> Checked:
+    """Look at the machine of `node`. Never raises a deliberate error: it is a check that failed."""
+    try:
+        with_host = host(node)
+        try:
+            facts, now_s = gather(with_host, layout)
+        finally:
+            with_host.close()
+    except NodeUntrusted as e:
+        refused = Check(name="host key", verdict="refuse", found=e.message, fix=e.hint or "")
+        return Checked(name=node.name, verdict="refuse", checks=(refused,))
+    except EdgeError as e:
+        refused = Check(name="connection", verdict="refuse", found=e.message, fix=e.hint or "")
+        verdict: Literal["unreachable", "refuse"] = "unreachable" if isinstance(e, NodeUnreachable) else "refuse"
+        return Checked(name=node.name, verdict=verdict, checks=(refused,))
+    needs = Needs(
+        node=node.name,
+        now_s=now_s,
+        memory_bytes=size_bytes(node.limits.memory),
+        outbox_bytes=size_bytes(node.limits.outbox),
+        packages=node.agent.packages,
+        wheelhouses=wheelhouses,
+        onnxruntime=onnxruntime,
+    )
+    checks = (Check(name="connection", verdict="ok", found=f"{facts.user}@{node.connect.host}"), *check(facts, needs))
+    return Checked(name=node.name, verdict=worst(checks), checks=checks)
