@@ -91,15 +91,19 @@ def run(connector: Connector, files: Mapping[str, bytes], restart: bool) -> bool
     return running and changed
 
 
-def remove(node: Node, workspace: Workspace, connector: Connector, keep_data: bool) -> None:
-    """Stop the agent, delete its files, then take it out of fleet.yaml: an agent is never left without a name.
+def remove(node: Node, workspace: Workspace, uninstall: Callable[[], None] | None) -> None:
+    """Take the agent off its machine, then the node out of fleet.yaml: an agent is never left without a name.
+
+    `uninstall` is None for a machine that is lost, or shall stay as it is.
 
     Raises:
         ConfigError: fleet.yaml cannot be edited safely; nothing was removed.
         StorageError: a disk refused.
+        EdgeError: whatever `uninstall` raises; the node stays in fleet.yaml.
     """
     text = editing.remove(workspace.fleet_file.read_text(encoding="utf-8"), node.name, workspace.root)
-    connector.remove(keep_data=keep_data)
+    if uninstall is not None:
+        uninstall()
     editing.save(workspace.fleet_file, text)
 
 

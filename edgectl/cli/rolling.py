@@ -108,7 +108,9 @@ def plan_text(plan: Plan, wide: bool = False) -> str:
     former = sorted({place.version for place in plan.former})
     variants = sorted({place.variant for place in plan.targets})
     head = f"{plan.recipe}  {' / '.join(former) or 'nothing'} → {plan.version} ({', '.join(variants)})"
-    halt = f"on halt: {plan.on_halt} · " if plan.kind == "deploy" else ""
+    if not plan.signed:
+        head = f"{plan.recipe} → {plan.version}"
+    halt = f"on halt: {plan.on_halt} · " if plan.kind != "rollback" else ""
     lines = [head, f"{halt}timeout {plan.timeout_s:g} s per node"]
     total, done = len(plan.nodes), 0
     rows = [["PHASE", "NODES", "TOTAL", "WHO"]]
@@ -137,7 +139,8 @@ def finish(record: RolloutRecord, progress: Progress, how: Format) -> None:
     }  # fmt: skip
     emit_one(value, how, lambda wide: _outcome(record, progress, wide))
     if progress.state in ("paused", "incomplete", "stuck"):
-        note(f"to go on: edgectl deploy --resume {record.name}")
+        verb = "deploy" if record.plan.signed else f"nodes {record.kind}"
+        note(f"to go on: edgectl {verb} --resume {record.name}")
     raise typer.Exit(code)
 
 

@@ -113,7 +113,7 @@ def _rollout(line: RolloutLine) -> str:
     phase = f" · phase {line.phase}/{line.phases}" if line.state in ("running", "paused") else ""
     others = "".join(f", {count} {state}" for state, count in line.counts.items() if state != "confirmed")
     counts = f"{line.counts.get('confirmed', 0)}/{line.nodes} confirmed{others}"
-    kind = "rollback " if line.kind == "rollback" else ""
+    kind = "" if line.kind == "deploy" else f"{line.kind} "
     return f"{line.name} {kind}{line.recipe} {former}{line.version} · {line.state}{phase} · {counts}"
 
 

@@ -102,7 +102,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """All that a rollout will do, fixed before it begins and kept as JSON in the store."""
 
     format: int = 1
-    kind: Literal["deploy", "rollback"] = "deploy"
+    kind: Literal["deploy", "rollback", "upgrade", "configure"] = "deploy"
     recipe: str
     version: str
     """What the operator asked for; `targets` say it per node."""
@@ -115,6 +115,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How long a node may take from the order to its proof."""
     selection: str = ""
     reason: str = ""
+    parts: Mapping[str, str] = {}
+    """``upgrade`` and ``configure``: node → the environment, or the SHA-256 of the agent.yaml, that it shall have.
+    Machines are changed by their administrator: nothing is signed, and each keeps itself what it returns to."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether it moves nodes by signed assignments."""
+        return self.kind in ("deploy", "rollback")
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -241,7 +249,7 @@ def decide(plan: Plan, progress: Progress, can_sign: bool = True) -> Decision:
     if progress.state == "running":
         return _advance(plan, progress, can_sign)
     if progress.state == "reverting":
-        return _withdraw(progress)
+        return _withdraw(plan, progress)
     return Decision(action="stop", reason=progress.reason)
 
 
@@ -251,7 +259,7 @@ def _advance(plan: Plan, progress: Progress, can_sign: bool) -> Decision:
         untold = tuple(node for node in reached if progress.nodes[node].state in ("pending", "offered"))
         if untold:
             return Decision(action="tell", nodes=untold)
-    if not progress.signed and can_sign:
+    if plan.signed and not progress.signed and can_sign:
         return Decision(action="sign", nodes=tuple(reached))
     waiting = tuple(node for node in reached if progress.nodes[node].state not in FINAL)
     if waiting:
@@ -282,8 +290,8 @@ def verdict(plan: Plan, progress: Progress) -> Decision:
     return Decision(action="record", event="finish", reason=f"{len(progress.nodes)} confirmed")
 
 
-def _withdraw(progress: Progress) -> Decision:
-    if not progress.signed:
+def _withdraw(plan: Plan, progress: Progress) -> Decision:
+    if plan.signed and not progress.signed:
         return Decision(action="sign", nodes=touched(progress))
     waiting = [name for name in touched(progress) if not _settled(progress.nodes[name])]
     if waiting:

@@ -99,8 +99,8 @@ def plan(
     )
 
 
-def begin(plan: Plan, operator: str, tools: Tools) -> tuple[RolloutRecord, Runner]:
-    """Freeze `plan` under a number and end the rollouts that it replaces."""
+def freeze(plan: Plan, operator: str, tools: Tools) -> tuple[RolloutRecord, Progress]:
+    """Keep `plan` under a number and end the rollouts that it replaces."""
     rollouts = tools.store.rollouts
     older = [r for r in rollouts.all(recipe=plan.recipe) if r.state in OPEN | RESUMABLE]
     record = rollouts.create(plan, operator, tools.clock_ns())
@@ -108,11 +108,17 @@ def begin(plan: Plan, operator: str, tools: Tools) -> tuple[RolloutRecord, Runne
         entry = Entry(event="supersede", at_ns=tools.clock_ns(), detail=f"superseded by {record.name}")
         rollouts.append(old.number, rollouts.progress(old), entry)
     rollouts.log(operator, f"{plan.kind} {plan.recipe}@{plan.version}", record.name, tools.clock_ns())
-    return record, Runner(record, rollouts.progress(record), tools)
+    return record, rollouts.progress(record)
 
 
-def resume(name: str, tools: Tools) -> tuple[RolloutRecord, Runner]:
-    """The rollout `name`, ready to go on; one that has ended is left as it is.
+def begin(plan: Plan, operator: str, tools: Tools) -> tuple[RolloutRecord, Runner]:
+    """Freeze `plan`, and make the runner that carries it out."""
+    record, progress = freeze(plan, operator, tools)
+    return record, Runner(record, progress, tools)
+
+
+def recall(name: str, tools: Tools) -> tuple[RolloutRecord, Progress]:
+    """The rollout `name` and where it is.
 
     Raises:
         NothingMatched: there is none of that name.
@@ -122,6 +128,19 @@ def resume(name: str, tools: Tools) -> tuple[RolloutRecord, Runner]:
     progress: Progress = tools.store.rollouts.progress(record)
     if progress.state == "superseded":
         raise LockHeld(f"{record.name} was {progress.reason}", hint="edgectl status")
+    return record, progress
+
+
+def resume(name: str, tools: Tools) -> tuple[RolloutRecord, Runner]:
+    """The rollout `name`, ready to go on; one that has ended is left as it is.
+
+    Raises:
+        UsageError: it does not move models, but machines.
+        NothingMatched, LockHeld: as `recall`.
+    """
+    record, progress = recall(name, tools)
+    if not record.plan.signed:
+        raise UsageError(f"{name} moves no model", hint=f"edgectl nodes {record.kind} --resume {name}")
     return record, Runner(record, progress, tools)
 
 

@@ -51,6 +51,8 @@ class Tools:
 class Runner:
     """One rollout under way."""
 
+    _go_on = "edgectl deploy --resume"
+
     def __init__(self, record: RolloutRecord, progress: Progress, tools: Tools) -> None:
         self._record = record
         self._plan = record.plan
@@ -89,10 +91,10 @@ class Runner:
             done = self._progress.count("confirmed")
             raise Detached(
                 f"detached from {name}: {done} of {len(self._progress.nodes)} nodes confirmed",
-                hint=f"edgectl deploy --resume {name}",
+                hint=f"{self._go_on} {name}",
             ) from None
         except EdgeError as e:
-            go_on = f"edgectl deploy --resume {self._record.name}"
+            go_on = f"{self._go_on} {self._record.name}"
             e.hint = f"{e.hint}; then {go_on}" if e.hint else f"then {go_on}"
             raise
 

@@ -72,6 +72,8 @@ def entry(path: Path) -> Entry | None:
 def _at(side: Snapshot, name: str, lower: Path) -> Entry | None:
     if name in side or name.startswith(tuple(f"{part}/" for part in WHOLE)):
         return side.get(name)
+    if any(side.get(str(parent), ...) is None for parent in Path(name).parents):
+        return None  # gone with the folder that it was in
     return entry(lower / name)  # untouched at that time
 
 

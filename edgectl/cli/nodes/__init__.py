@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgectl.cli.nodes import (
     check,
     importing,
+    machines,
     members,
     reasons,
     replacing,
@@ -16,6 +17,7 @@ __all__ = [
     "app",
     "check",
     "importing",
+    "machines",
     "members",
     "reasons",
     "replacing",

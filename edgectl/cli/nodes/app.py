@@ -16,4 +16,5 @@ Profile = Annotated[
     list[str] | None,
     typer.Option(help="A profile of fleet.yaml; repeatable.", autocompletion=among("profiles")),
 ]
+Names = Annotated[list[str] | None, typer.Argument(help="Names of nodes.", autocompletion=among("names"))]
 Name = Annotated[str, typer.Argument(help="The node's name.", autocompletion=among("names"))]

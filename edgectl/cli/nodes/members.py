@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgectl.cli import wiring
+from edgectl.cli.nodes import moving
 from edgectl.cli.nodes.app import Name, Profile, Site, app
 from edgectl.cli.output import (
     Column,
@@ -75,7 +76,8 @@ def add(
         starts = node.via in HERE and not no_start
         if starts:
             reach(node).start()
-    note(f"{name} is in the fleet{' and runs' if starts else ''}")
+    further = " and runs" if starts else "" if node.via != "ssh" else f"; next: edgectl nodes bootstrap {name}"
+    note(f"{name} is in the fleet{further}")
     if node.via == "ssh":
         note(f"next: edgectl nodes pin {name}, then edgectl nodes bootstrap {name}")
 
@@ -149,9 +151,10 @@ def remove(
     ctx: typer.Context,
     name: Name,
     keep_data: Annotated[bool, typer.Option("--keep-data", help="Keep alerts that were not collected.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Leave its machine as it is, and forget the node.")] = False,
     yes: YesOption = False,
 ) -> None:
-    """Stop a node, delete its files and take it out of fleet.yaml."""
+    """Stop a node, delete all of the agent on its machine and take it out of fleet.yaml."""
     from edgectl import provision
 
     said = settings(ctx)
@@ -159,10 +162,12 @@ def remove(
     fleet = wiring.inventory(workspace)
     node = fleet.node(name)
     lost = "" if keep_data else ", with alerts that were not collected"
-    if not confirm(f"Remove node {name} and its files{lost}?", yes=yes, settings=said):
+    what = "from fleet.yaml, and leave its machine as it is" if forget else f"and its files{lost}"
+    if not confirm(f"Remove node {name} {what}?", yes=yes, settings=said):
         return note("nothing was removed")
     with workspace.lock(f"nodes remove {name}"):
-        provision.remove(node, workspace, wiring.connector(workspace, fleet, node), keep_data)
+        uninstall = None if forget else lambda: moving.uninstall(said, fleet, node, keep_data)
+        provision.remove(node, workspace, uninstall)
         with wiring.store(workspace, fleet) as store:
             store.nodes.forget(name)
     return note(f"{name} is removed")

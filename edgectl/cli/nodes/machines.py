@@ -1,0 +1,118 @@
+"""The agent on machines elsewhere: bootstrap, upgrade, configure."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Annotated
+
+import typer
+
+from edgectl.cli import rolling, wiring
+from edgectl.cli.nodes import moving
+from edgectl.cli.nodes.app import Names, app
+from edgectl.cli.output import Format, FormatOption, YesOption, confirm, note, settings, write
+from edgectl.core.errors import EdgeError
+
+
+@app.command()
+def bootstrap(
+    ctx: typer.Context,
+    names: Names = None,
+    select: rolling.SelectOption = "",
+    dry_run: moving.DryRunOption = False,
+    diff: moving.DiffOption = False,
+    wheelhouse: moving.WheelhouseOption = None,
+    wheel: moving.WheelOption = None,
+    forks: rolling.ForksOption = 8,
+    yes: YesOption = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Install the agent on machines: user, packages, configuration, unit. Run again, it completes what is missing."""
+    from edgectl.installing import each_node, failure
+
+    said = settings(ctx)
+    workspace = said.workspace
+    fleet = wiring.inventory(workspace)
+    with wiring.store(workspace, fleet) as store:
+        nodes = moving.elsewhere(fleet, store, names or (), select, "bootstrap")
+    question = f"Install the agent on {len(nodes)} machines?"
+    if len(nodes) > 1 and not dry_run and not confirm(question, yes=yes, settings=said):
+        return note("nothing was changed")
+    with nullcontext() if dry_run else workspace.lock("nodes bootstrap"):
+        installer = moving.installing(said, fleet, "nodes bootstrap", wheel, wheelhouse)
+        found = each_node(nodes, lambda node: installer.bootstrap(node, dry_run), forks)
+    if len(nodes) == 1 and isinstance(only := found[nodes[0].name], EdgeError):
+        raise only
+    rows = [failure(name, row) if isinstance(row, EdgeError) else row for name, row in found.items()]
+    return moving.finish(rows, diff, output)
+
+
+@app.command()
+def upgrade(
+    ctx: typer.Context,
+    names: Names = None,
+    select: rolling.SelectOption = "",
+    to: Annotated[str, typer.Option(help="Version of the agent (default: that of this edgectl).")] = "",
+    wheel: moving.WheelOption = None,
+    wheelhouse: moving.WheelhouseOption = None,
+    canary: moving.CanaryOption = "",
+    phases: moving.PhasesOption = "",
+    dry_run: moving.DryRunOption = False,
+    resume: moving.ResumeOption = "",
+    forks: rolling.ForksOption = 8,
+    reason: rolling.ReasonOption = "",
+    yes: YesOption = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Move the agent itself to another version, canary first; one that does not come up reverts by itself."""
+    from edgectl.installing import each_node
+
+    said = settings(ctx)
+    workspace = said.workspace
+    fleet = wiring.inventory(workspace)
+    lock = nullcontext() if dry_run else workspace.lock("nodes upgrade")
+    with lock, wiring.store(workspace, fleet) as store:
+        nodes = moving.whom(fleet, store, names or (), select, resume, "upgrade")
+        installer = moving.installing(said, fleet, "nodes upgrade", wheel, wheelhouse, to)
+        parts = moving.split(each_node(nodes, installer.behind, forks), unknown=installer.version)
+        moving.roll(
+            "upgrade", said, fleet, store, parts, installer.version, (canary, phases),
+            lambda name, id_: installer.upgrade(fleet.node(name), id_), resume=resume, dry_run=dry_run, forks=forks,
+            yes=yes, output=output, selection=select, reason=reason,
+        )  # fmt: skip
+
+
+@app.command()
+def configure(
+    ctx: typer.Context,
+    names: Names = None,
+    select: rolling.SelectOption = "",
+    diff: moving.DiffOption = False,
+    canary: moving.CanaryOption = "",
+    phases: moving.PhasesOption = "",
+    dry_run: moving.DryRunOption = False,
+    resume: moving.ResumeOption = "",
+    forks: rolling.ForksOption = 8,
+    reason: rolling.ReasonOption = "",
+    yes: YesOption = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Give nodes the agent.yaml that fleet.yaml describes; a node keeps its own when its agent does not take it."""
+    from edgectl.installing import each_node
+
+    said = settings(ctx)
+    workspace = said.workspace
+    fleet = wiring.inventory(workspace)
+    lock = nullcontext() if dry_run else workspace.lock("nodes configure")
+    with lock, wiring.store(workspace, fleet) as store:
+        nodes = moving.whom(fleet, store, names or (), select, resume, "configure")
+        installer = moving.installing(said, fleet, "nodes configure")
+        texts = moving.split(each_node(nodes, installer.differences, forks), unknown="?")
+        if diff or dry_run:
+            write("\n".join(text.rstrip("\n") for text in texts.values() if text != "?"))
+        parts = {name: installer.part(fleet.node(name)) for name in texts}
+        moving.roll(
+            "configure", said, fleet, store, parts, moving.digest(parts), (canary, phases),
+            lambda name, id_: installer.configure(fleet.node(name), id_), resume=resume, dry_run=dry_run, forks=forks,
+            yes=yes, output=output, selection=select, reason=reason,
+        )  # fmt: skip

@@ -1,0 +1,186 @@
+"""What the verbs that change machines have in common: whom they mean, what they work with, what they print."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgectl.cli import rolling, wiring
+from edgectl.cli.output import Column, Format, Settings, confirm, emit, note, write
+from edgectl.core.errors import EdgeError, NothingMatched, UsageError
+
+if TYPE_CHECKING:
+    from edgectl.delivery.machines import Kind, MoveOf
+    from edgectl.installing import Installed, Installer
+    from edgectl.inventory.types import Inventory, Node
+    from edgectl.store.store import Store
+
+WheelhouseOption = Annotated[
+    Path | None, typer.Option("--wheelhouse", help="Upload packages from here (default: what the workspace has).")
+]
+WheelOption = Annotated[Path | None, typer.Option("--wheel", help="The agent's wheel (default: that of this edgectl).")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
+DiffOption = Annotated[bool, typer.Option("--diff", help="Show how files change.")]
+CanaryOption = Annotated[str, typer.Option(help="First so many nodes (2) or percent (20%), then the rest.")]
+PhasesOption = Annotated[str, typer.Option(help="Cumulative sizes, as 1,5%,25%,100% (default: 1,100%).")]
+ResumeOption = Annotated[str, typer.Option(help="Go on with one (r-3) that was interrupted or fell short.")]
+
+
+def elsewhere(fleet: Inventory, store: Store, names: Sequence[str], select: str, verb: str) -> list[Node]:
+    """The nodes on other machines that `names` or `select` mean.
+
+    Raises:
+        UsageError: neither or both were said, or a node is a process on this machine.
+        NothingMatched: an unknown name, or a selector that hits nothing.
+    """
+    from edgectl.inventory.types import HERE
+
+    if bool(names) == bool(select):
+        raise UsageError(f"expected names of nodes, or --select, to {verb}", hint="edgectl nodes list")
+    if names:
+        found = [fleet.node(name) for name in dict.fromkeys(names)]
+        local = next((node.name for node in found if node.via in HERE), None)
+        if local is not None:
+            raise UsageError(
+                f"node {local} is a process on this machine: it runs with the agent that edgectl brings",
+                hint=f"edgectl nodes restart {local}",
+            )
+        return found
+    able = {node.name for node in fleet.nodes if node.via not in HERE}
+    none = "fleet.yaml has no node on another machine"
+    return [fleet.node(name) for name in rolling.choose(fleet, store, able, none, select=select)]
+
+
+def installing(
+    said: Settings,
+    fleet: Inventory,
+    command: str,
+    wheel: Path | None = None,
+    wheelhouse: Path | None = None,
+    to: str = "",
+) -> Installer:
+    """What machines are changed with, as this command line wants it."""
+    from edgectl.choosing import choice
+    from edgectl.installing import Installer
+
+    workspace = said.workspace
+    return Installer(
+        workspace=workspace,
+        columns=wiring.columns(workspace),
+        root=wiring.repository(workspace, fleet).root_bytes(),
+        machine=lambda node: wiring.machine(workspace, fleet, node),
+        packages=choice(workspace.wheels, workspace.wheelhouses, wheel, wheelhouse, to),
+        command=command,
+        since=wiring.now().isoformat(timespec="seconds"),
+        tell=lambda node, text: note(f"{node}: {text}"),
+    )
+
+
+def uninstall(said: Settings, fleet: Inventory, node: Node, keep_data: bool) -> None:
+    """Take the agent off a node's machine, this one or another.
+
+    Raises:
+        NodeUnreachable: there is no connection; the hint says how to go on without the machine.
+    """
+    from edgectl.core.errors import NodeUnreachable
+    from edgectl.inventory.types import HERE
+
+    if node.via in HERE:
+        return wiring.connector(said.workspace, fleet, node).remove(keep_data=keep_data)
+    try:
+        return installing(said, fleet, "nodes remove").remove(node, keep_data)
+    except NodeUnreachable as e:
+        further = f"edgectl nodes remove {node.name} --forget leaves its machine as it is"
+        e.hint = f"{e.hint}; or {further}" if e.hint else further
+        raise
+
+
+def finish(rows: Sequence[Installed], diff: bool, output: Format) -> None:
+    """Print what became of machines, and end with the exit code of the worst."""
+    from edgectl.installing import worst
+
+    if diff and output in (Format.TABLE, Format.WIDE):
+        for row in rows:
+            if row.diff:
+                write(row.diff.rstrip("\n"))
+    columns = (
+        Column("NODE", "node"),
+        Column("STATE", "state"),
+        Column("AGENT", "agent"),
+        Column("ENVIRONMENT", "environment", wide=True),
+        Column("SECONDS", "seconds", right=True),
+        Column("DETAIL", lambda row: row.detail or "; ".join(row.steps)),
+    )
+    emit(rows, columns, output, name="node")
+    code = worst(rows)
+    if code:
+        raise typer.Exit(code)
+
+
+def split(found: Mapping[str, str | EdgeError], unknown: str) -> dict[str, str]:
+    """Node → part of all that have something to do; a node that did not answer is asked again when its turn comes.
+
+    Raises:
+        EdgeError: the only node cannot be moved, or one that answered cannot.
+    """
+    from edgectl.core.errors import NodeUnreachable
+
+    parts = {}
+    for name, value in found.items():
+        if isinstance(value, EdgeError):
+            if len(found) == 1 or not isinstance(value, NodeUnreachable):
+                raise value
+            note(f"{name}: {value.message.removeprefix(f'node {name}: ')}")
+            value = unknown
+        if value:
+            parts[name] = value
+    return parts
+
+
+def digest(parts: Mapping[str, str]) -> str:
+    """A short name for many parts."""
+    return hashlib.sha256("".join(f"{n}={p}\n" for n, p in sorted(parts.items())).encode()).hexdigest()[:8]
+
+
+def roll(
+    kind: Kind, said: Settings, fleet: Inventory, store: Store, parts: Mapping[str, str], version: str,
+    sizes: tuple[str, str], move_of: MoveOf, *, resume: str, dry_run: bool, forks: int, yes: bool,
+    output: Format, selection: str, reason: str,
+) -> None:  # fmt: skip
+    """Make a rollout of `parts`, or go on with one, and end with its exit code."""
+    from edgectl.core.phases import specification
+    from edgectl.delivery import machines
+    from edgectl.workspace import operator
+
+    tools = rolling.tools(said.workspace, fleet, store, None, operator(), forks)
+    if resume:
+        record, runner = machines.resume(resume, kind, parts, tools, move_of)
+        rolling.finish(record, runner.resume(), output)
+    if not parts:
+        return note("nothing to do: every node has it already")
+    plan = machines.plan(
+        kind, version, parts, specification(*sizes), store.rollouts.next_number(), selection=selection, reason=reason
+    )
+    if dry_run:
+        return rolling.show_plan(plan, output)
+    note(rolling.plan_text(plan))
+    if len(parts) > 1 and not confirm(f"{kind.capitalize()} {len(parts)} nodes?", yes=yes, settings=said):
+        return note("nothing was changed")
+    record, runner = machines.begin(plan, tools, move_of)
+    return rolling.finish(record, runner.run(), output)
+
+
+def whom(fleet: Inventory, store: Store, names: Sequence[str], select: str, resume: str, verb: str) -> list[Node]:
+    """The nodes to move: those that are named, or those of the rollout that goes on."""
+    if not resume:
+        return elsewhere(fleet, store, names, select, verb)
+    if names or select:
+        raise UsageError("--resume goes on with the nodes of its plan", hint=f"edgectl nodes {verb} --resume {resume}")
+    gone = [name for name in store.rollouts.get(resume).plan.nodes if name not in fleet.names]
+    if gone:
+        raise NothingMatched(f"{resume} moves {gone[0]}, which fleet.yaml does not name any more")
+    return [fleet.node(name) for name in store.rollouts.get(resume).plan.nodes]

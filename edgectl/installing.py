@@ -1,0 +1,269 @@
+"""What every machine shall have by fleet.yaml, and the ways there: bootstrap, move, remove.
+
+It puts `edgectl.machine`'s parts together for one fleet; nothing is reached before a method says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+from edgectl_agent import yamlfile
+from edgectl_agent.config import Config
+
+from edgectl import provision
+from edgectl.core.errors import EdgeError, NodeUnreachable, RemoteRefused, UsageError
+from edgectl.delivery.parallel import each
+from edgectl.inventory.agent_config import Columns
+from edgectl.inventory.types import Node
+from edgectl.machine import layout as layouts
+from edgectl.machine import lease, removal, setup, supervisor, switch, unit
+from edgectl.machine.environment import Environment
+from edgectl.machine.interface import Host, Told
+from edgectl.machine.layout import Layout
+from edgectl.machine.move import Move
+from edgectl.machine.setup import Setup, Step, Wanted
+from edgectl.machine.shell import words
+from edgectl.workspace import Workspace
+
+T = TypeVar("T")
+State = Literal["installed", "unchanged", "planned", "failed", "unreachable"]
+
+
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one machine."""
+
+    node: str
+    state: State
+    agent: str = ""
+    """Version."""
+    environment: str = ""
+    steps: tuple[str, ...] = ()
+    diff: str = ""
+    detail: str = ""
+    exit_code: int = 0
+    seconds: float = 0.0
+
+
+class Packages(Protocol):
+    """Chooses what is installed on a machine. Raises `EdgeError` with the reason why nothing fits."""
+
+    @property
+    def version(self) -> str: ...
+
+    def __call__(self, node: Node, host: Host) -> Environment: ...
+
+
+Tell = Callable[[str, str], None]
+"""(node, what happens there)."""
+
+
+@dataclass(frozen=True)
+class _Basics:
+    login: str
+    systemd: int
+    """Version; 0 without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installer:
+    """Of one fleet."""
+
+    workspace: Workspace
+    columns: Callable[[str], Columns]
+    root: bytes
+    """The first root.json: whom the nodes trust."""
+    machine: Callable[[Node], Host]
+    packages: Packages
+    command: str
+    """What is done, for operators that find the machine leased."""
+    since: str
+    tell: Tell = lambda node, text: None
+    uploaded: Told | None = None
+    monotonic_s: Callable[[], float] = field(default=time.monotonic)
+
+    # ── bootstrap ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def bootstrap(self, node: Node, dry_run: bool = False) -> Installed:
+        """Install the agent, or complete what was begun; with `dry_run` only say how.
+
+        Raises:
+            ConfigError: the machine is another node, or fleet.yaml makes no agent.yaml.
+            TrustError: it belongs to another fleet.
+            LockHeld: another operator is at work on it.
+            NodeUnreachable, RemoteRefused, StorageError: as `edgectl.machine.setup.Setup.carry_out`.
+        """
+        began = self.monotonic_s()
+        host, layout = self.machine(node), layouts.of(node)
+        with closing(host):
+            basics = _basics(host)
+            wanted = self._wanted(node, host, layout, basics)
+            found = setup.look(host, layout, wanted)
+            setup.check_owner(wanted, found, layout, lambda other: setup.same_fleet(other, self.root))
+            todo = setup.steps(wanted, found, layout)
+            if todo and not dry_run:
+                with self.hold(node, host, layout):
+                    self._carry_out(node, host, layout, wanted, todo, basics)
+        return Installed(
+            node=node.name,
+            state="planned" if dry_run and todo else "installed" if todo else "unchanged",
+            agent=wanted.environment.version,
+            environment=wanted.environment.name,
+            steps=tuple(step.said for step in todo),
+            diff="".join(step.diff for step in todo),
+            seconds=round(self.monotonic_s() - began, 1),
+        )
+
+    def _carry_out(
+        self, node: Node, host: Host, layout: Layout, wanted: Wanted, todo: tuple[Step, ...], basics: _Basics
+    ) -> None:
+        work = Setup(
+            host=host, layout=layout, wanted=wanted, service=_service(layout, basics.systemd), told=self.uploaded,
+            before=lambda step: self.tell(node.name, step.said),
+        )  # fmt: skip
+        ended = work.carry_out(todo)
+        if ended is not None:
+            setup.judged(host, ended)
+
+    def _wanted(self, node: Node, host: Host, layout: Layout, basics: _Basics) -> Wanted:
+        files = provision.files(node, self.workspace, self.columns, self.root, layout)
+        trust = {layout.path(name): content for name, content in files.items() if name.startswith("data/trust/")}
+        placed = {layout.path(name): content for name, content in files.items() if not name.startswith("data/trust/")}
+        return Wanted(
+            node=node.name,
+            login=basics.login,
+            environment=self.packages(node, host),
+            files=placed | _service_files(layout, placed[layout.agent_yaml], basics.systemd),
+            trust=trust,
+        )
+
+    # ── moves ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def behind(self, node: Node) -> str:
+        """Name of the environment that a node shall have, if it runs another one; empty if it has it.
+
+        Raises:
+            UsageError: there is no agent on it.
+            EdgeError: as `Packages` and `Host.run`.
+        """
+        host, layout = self.machine(node), layouts.of(node)
+        with closing(host):
+            wanted = self.packages(node, host).name
+            found = host.run(f"readlink {words(layout.current)}", root=layout.root).text.rpartition("/")[2]
+        if not found:
+            raise UsageError(f"node {node.name}: there is no agent on it", hint=f"edgectl nodes bootstrap {node.name}")
+        return "" if found == wanted else wanted
+
+    @property
+    def version(self) -> str:
+        """Of the agent that this installs."""
+        return self.packages.version
+
+    def part(self, node: Node) -> str:
+        """SHA-256 of the agent.yaml that a node shall have. Raises `ConfigError`."""
+        text = provision.agent_yaml(node, self.workspace, self.columns, layouts.of(node))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def upgrade(self, node: Node, id_: str) -> Move:
+        """The move of a node to the environment that it shall have."""
+        host, layout = self.machine(node), layouts.of(node)
+        wanted = self.packages(node, host)
+        return self._move(node, host, layout, id_, wanted.version, wanted, {})
+
+    def configure(self, node: Node, id_: str) -> Move:
+        """The move of a node to the agent.yaml that fleet.yaml makes, and the unit that belongs to it."""
+        host, layout = self.machine(node), layouts.of(node)
+        return self._move(node, host, layout, id_, "", None, self.configuration(node, host, layout))
+
+    def configuration(self, node: Node, host: Host, layout: Layout) -> dict[str, bytes]:
+        """Path → content of all that is configuration. Raises `ConfigError`, and as `Host.run`."""
+        files = provision.files(node, self.workspace, self.columns, self.root, layout)
+        placed = {layout.path(name): content for name, content in files.items() if not name.startswith("data/")}
+        return placed | _service_files(layout, placed[layout.agent_yaml], _basics(host).systemd)
+
+    def differences(self, node: Node) -> str:
+        """What `configure` would change: a unified diff, empty for nothing. Raises as `configuration`."""
+        host, layout = self.machine(node), layouts.of(node)
+        with closing(host):
+            wanted = self.configuration(node, host, layout)
+            found = {path: host.read(path, root=layout.root) for path in wanted}
+        if found[layout.agent_yaml] is None:
+            raise UsageError(f"node {node.name}: there is no agent on it", hint=f"edgectl nodes bootstrap {node.name}")
+        return "".join(setup.diff(path, found[path], wanted[path]) for path in wanted if found[path] != wanted[path])
+
+    def _move(
+        self, node: Node, host: Host, layout: Layout, id_: str, version: str, wanted: Environment | None,
+        files: Mapping[str, bytes],
+    ) -> Move:  # fmt: skip
+        return Move(
+            host=host, layout=layout, id=id_, version=version, environment=wanted, files=files,
+            service=_service(layout, _basics(host).systemd), hold=lambda: self.hold(node, host, layout),
+        )  # fmt: skip
+
+    # ── removal ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def remove(self, node: Node, keep_data: bool) -> None:
+        """Leave nothing of the agent on its machine. Raises as `edgectl.machine.removal.remove`, and `LockHeld`."""
+        host, layout = self.machine(node), layouts.of(node)
+        with closing(host), self.hold(node, host, layout):
+            removal.remove(host, layout, _basics(host).login, keep_data, f"{switch.supervised(layout)}stop")
+
+    def hold(self, node: Node, host: Host, layout: Layout) -> AbstractContextManager[object]:
+        """Keep other operators off a machine."""
+        return lease.held(host, layout, f"{self.command} {node.name}", self.since)
+
+
+def each_node(
+    nodes: Sequence[Node], work: Callable[[Node], T], forks: int, stop: threading.Event | None = None
+) -> dict[str, T | EdgeError]:
+    """Node → what `work` returned, or its error. Ctrl-C ends what is under way in order and is raised."""
+    by_name = {node.name: node for node in nodes}
+
+    def one(name: str) -> T | EdgeError:
+        try:
+            return work(by_name[name])
+        except EdgeError as e:
+            return e
+
+    return each(by_name, one, forks=forks, stop=stop or threading.Event())
+
+
+def worst(rows: Iterable[Installed]) -> int:
+    """The exit code of many: a failure wins over an unreachable node; one kind of error keeps its own code."""
+    codes = {row.exit_code for row in rows if row.exit_code}
+    if len(codes) <= 1:
+        return next(iter(codes), 0)
+    return RemoteRefused.exit_code
+
+
+def failure(node: str, e: EdgeError) -> Installed:
+    """A machine that could not be installed."""
+    gone = isinstance(e, NodeUnreachable) and e.exit_code == NodeUnreachable.exit_code
+    state: State = "unreachable" if gone else "failed"
+    detail = e.message.removeprefix(f"node {node}: ") + (f" → {e.hint}" if e.hint else "")
+    return Installed(node=node, state=state, detail=detail, exit_code=e.exit_code)
+
+
+def _service(layout: Layout, systemd: int) -> str:
+    return switch.SYSTEMD if systemd and layout.root else switch.supervised(layout)
+
+
+def _service_files(layout: Layout, agent_yaml: bytes, systemd: int) -> dict[str, bytes]:
+    """The unit, or the script that keeps the agent running where there is no systemd."""
+    if not (systemd and layout.root):
+        return {supervisor.script_file(layout): supervisor.script(layout).encode()}
+    config = yamlfile.parse(agent_yaml.decode(), Config, layout.agent_yaml)
+    return {layout.unit: unit.render(layout, config, systemd=systemd).encode()}
+
+
+def _basics(host: Host) -> _Basics:
+    """Who logs in, and whether systemd runs. Raises as `Host.run`."""
+    script = "id -un; [ ! -d /run/systemd/system ] || systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p'"
+    login, *rest = host.run(script).text.splitlines() or [""]
+    return _Basics(login, int(rest[0]) if rest and rest[0].isdigit() else 0)

@@ -1,0 +1,122 @@
+"""The agent comes onto real machines over SSH, and leaves them as they were, by the real command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.fleets import until
+from tests.support.lab import Lab, changes
+from tests.support.machines import LOGS, MachineFleet, left, running, temporary_files, wheelhouse
+
+pytestmark = pytest.mark.needs("lab", "system-python")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wheelhouse(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[Lab]:
+    with Lab(tmp_path_factory.mktemp("lab") / "nodes") as lab:
+        index = lab.index(wheels)
+        bastion = lab.node("uploaded")
+        lab.node("behind", jump=bastion)
+        lab.node("indexed", index=index)
+        lab.node("tiny", disk="60m")
+        lab.node("humble", sudo="none")
+        lab.node("cut")
+        lab.boot()
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def fleet(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> MachineFleet:
+    fleet = MachineFleet(tmp_path_factory.mktemp("mona") / "fleet", lab)
+    fleet.write(*(node.name for node in lab.nodes))
+    fleet.write("indexed", agent={"packages": "index"})
+    return fleet
+
+
+def test_a_dry_run_shows_every_step_and_file_and_changes_nothing(fleet: MachineFleet, lab: Lab, wheels: Path) -> None:
+    before = lab["uploaded"].snapshot(LOGS)
+    shown = fleet.shell.ok("nodes", "bootstrap", "uploaded", "--wheelhouse", str(wheels), "--dry-run", "--diff")
+    assert "+node: uploaded" in shown
+    assert "+Type=notify" in shown
+    assert "add user and group edgectl-agent" in shown
+    assert changes(before, lab["uploaded"].snapshot(LOGS)) == {}
+
+
+def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace(
+    fleet: MachineFleet, lab: Lab, wheels: Path, tmp_path: Path
+) -> None:
+    names = ("uploaded", "behind", "indexed")
+    before = {name: lab[name].snapshot(LOGS) for name in names}
+    command = ("nodes", "bootstrap", *names, "--wheelhouse", str(wheels), "--yes")
+    john = MachineFleet(tmp_path / "john", lab)
+    john.write("uploaded")
+    his = ("nodes", "bootstrap", "uploaded", "--wheelhouse", str(wheels))
+
+    with fleet.shell.start(*command, "-o", "json") as first:
+        assert first.stderr is not None
+        assert any("uploaded: install agent" in line for line in first.stderr)
+        said = john.refused(50, *his, says="has been at work on it since")
+        assert "`edgectl nodes bootstrap uploaded`" in said
+        shown, noted = first.communicate()
+    assert first.returncode == 0, noted
+
+    rows = {row["node"]: row for row in json.loads(shown)}
+    assert {row["state"] for row in rows.values()} == {"installed"}
+    for name in names:
+        assert running(lab[name]) == rows[name]["environment"]
+        assert temporary_files(lab[name]) == []
+        assert lab[name].ssh("cat /var/lib/edgectl-agent/api.json").returncode == 0, "the SSH user is in its group"
+    assert rows["indexed"]["environment"] != rows["uploaded"]["environment"]
+
+    assert {row["state"] for row in fleet.json(*command)} == {"unchanged"}
+    john.refused(40, *his, says="belongs to another fleet")
+    fleet.write("cut", connect=dict(fleet.nodes["uploaded"]["connect"]))
+    fleet.refused(3, "nodes", "bootstrap", "cut", *command[5:], says="this machine is node uploaded already")
+
+    fleet.shell.ok("nodes", "remove", "behind", "--yes", "--keep-data")
+    kept = left(before["behind"], lab["behind"])
+    assert {Path(path).parts[:3] for path in kept} == {("var", "lib", "edgectl-agent")}
+    assert any(path.startswith("var/lib/edgectl-agent/outbox/") for path in kept)
+    for name in ("uploaded", "indexed"):
+        fleet.shell.ok("nodes", "remove", name, "--yes")
+        assert left(before[name], lab[name]) == []
+
+
+def test_a_bootstrap_that_was_killed_while_it_installed_is_completed_by_the_next(
+    fleet: MachineFleet, lab: Lab, wheels: Path
+) -> None:
+    fleet.nodes.pop("cut", None)
+    fleet.write("cut")
+    command = ("nodes", "bootstrap", "cut", "--wheelhouse", str(wheels))
+    with fleet.shell.start(*command) as first:
+        assert first.stderr is not None
+        assert any("install agent" in line for line in first.stderr)
+        until(lambda: lab["cut"].console("ls -d /opt/edgectl-agent/venvs/*.part").returncode == 0)
+        first.kill()
+    assert lab["cut"].console("ls /opt/edgectl-agent/current").returncode != 0, "it was killed too late to prove much"
+    fleet.shell.ok(*command, timeout_s=600)
+    assert running(lab["cut"])
+    assert temporary_files(lab["cut"]) == []
+
+
+def test_a_full_disk_and_a_missing_sudo_get_one_sentence(fleet: MachineFleet, lab: Lab, wheels: Path) -> None:
+    given = ("--wheelhouse", str(wheels))
+    fleet.refused(75, "nodes", "bootstrap", "tiny", *given, says="no space left on device → make room on tiny")
+    fleet.refused(30, "nodes", "bootstrap", "humble", *given, says="sudo does not let edge be root")
+
+
+def test_a_machine_that_is_gone_is_forgotten_only_when_that_is_said(fleet: MachineFleet, lab: Lab) -> None:
+    lab["tiny"].link(up=False)
+    fleet.refused(31, "nodes", "remove", "tiny", "--yes", says="--forget")
+    assert "tiny" in fleet.shell.ok("nodes", "list", "-o", "name").split()
+    fleet.shell.ok("nodes", "remove", "tiny", "--yes", "--forget")
+    assert "tiny" not in fleet.shell.ok("nodes", "list", "-o", "name").split()
