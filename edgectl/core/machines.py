@@ -90,8 +90,9 @@ class MachineFacts:
 
     @property
     def python(self) -> Python | None:
-        """The interpreter to install with: the first that fits, in the order in which they were found."""
-        return next((python for python in self.pythons if python.usable), None)
+        """The interpreter to install with: the first that fits, one with venv before one with pip alone."""
+        usable = [python for python in self.pythons if python.usable]
+        return next((python for python in usable if python.venv), usable[0] if usable else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,20 +173,29 @@ def _libc(facts: MachineFacts) -> Check:
 def _python(facts: MachineFacts) -> Check:
     least = _dotted(MIN_PYTHON)
     expected = f"≥ {least} with venv"
-    if facts.python is not None:
+    if facts.python is not None and facts.python.venv:
         return Check(name="python", verdict="ok", found=facts.python.shown, expected=expected)
+    if facts.python is not None:
+        found, fix = f"{facts.python.shown} with pip, without venv", f"install {_venv_package(facts.python)}"
+        return Check(name="python", verdict="warn", found=found, expected=expected, fix=fix)
     new = next((p for p in facts.pythons if p.version[:2] >= MIN_PYTHON), None)
     if new is not None and new.bits != 64:
         fix = "install a 64-bit Python"
         return Check(name="python", verdict="refuse", found=f"{new.shown}, 32-bit", expected=expected, fix=fix)
     if new is not None:
-        package = f"python{new.version[0]}.{new.version[1]}-venv"
         found = f"{new.shown} without venv and pip"
-        return Check(name="python", verdict="refuse", found=found, expected=expected, fix=f"install {package}")
+        return Check(
+            name="python", verdict="refuse", found=found, expected=expected, fix=f"install {_venv_package(new)}"
+        )
     found = ", ".join(p.shown for p in facts.pythons) or "none"
     return Check(
         name="python", verdict="refuse", found=found, expected=expected, fix=f"install Python {least} or newer"
     )
+
+
+def _venv_package(python: Python) -> str:
+    """Where Debian and its kin keep it."""
+    return f"python{python.version[0]}.{python.version[1]}-venv"
 
 
 def _disk(disk: Disk, disks: Sequence[Disk], needs: Needs) -> Check:

@@ -58,5 +58,8 @@ def machine(
         wheelhouses=wheelhouses,
         onnxruntime=onnxruntime,
     )
-    checks = (Check(name="connection", verdict="ok", found=f"{facts.user}@{node.connect.host}"), *check(facts, needs))
+    checks = (
+        Check(name="connection", verdict="ok", found=f"{node.connect.user or facts.user}@{node.connect.host}"),
+        *check(facts, needs),
+    )
     return Checked(name=node.name, verdict=worst(checks), checks=checks)

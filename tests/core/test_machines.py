@@ -42,7 +42,7 @@ def test_a_machine_that_has_everything_is_fine() -> None:
         ({"pythons": ()}, "python", "refuse", "none", "install Python 3.11"),
         ({"pythons": (replace(PYTHON, version=(3, 10, 9)),)}, "python", "refuse", "3.10.9", "install Python 3.11"),
         ({"pythons": (replace(PYTHON, venv=False),)}, "python", "refuse", "without venv", "install python3.11-venv"),
-        ({"pythons": (replace(PYTHON, venv=False, pip=True),)}, "python", "ok", "3.11.2", ""),
+        ({"pythons": (replace(PYTHON, venv=False, pip=True),)}, "python", "warn", "without venv", "3.11-venv"),
         (disks(free=5 * 10**8), "disk /opt/edgectl-agent", "refuse", "500 MB free", "make room on /"),
         (disks(read_only=True), "writable", "refuse", "/ read-only", "mount -o remount,rw /"),
         ({"memory_bytes": 2 * 10**8}, "memory", "refuse", "of 200 MB", "lower limits.memory"),
