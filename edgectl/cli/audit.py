@@ -60,7 +60,8 @@ def _ask(workspace: Workspace, fleet: Inventory, store: Store, forks: int) -> No
     from edgectl.delivery.collect import collect
 
     connect = wiring.connect(workspace, fleet, store)
-    collect(fleet.names, connect=connect, store=store, forks=forks, clock_ns=time.time_ns)
+    asked = [node.name for node in fleet.nodes if node.asked]
+    collect(asked, connect=connect, store=store, forks=forks, clock_ns=time.time_ns)
 
 
 def _print(changes: Changes, since_last: bool, output: Format) -> None:

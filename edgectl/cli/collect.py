@@ -40,7 +40,7 @@ def collect(
         _merge(workspace, fleet, given or [], more or [], output)
         return
     with wiring.store(workspace, fleet) as store:
-        among = {node.name for node in fleet.nodes if node.via != "usb"}
+        among = {node.name for node in fleet.nodes if node.asked}
         names = rolling.choose(fleet, store, among, "no node of fleet.yaml can be asked", select=select)
         told = _printing(output, follow)
         if follow:

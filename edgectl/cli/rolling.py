@@ -83,6 +83,8 @@ def tools(
         monotonic_s=time.monotonic,
         forks=forks,
         watch=_tell,
+        patience_s=lambda name: fleet.node(name).patience_s,
+        waiting=_waiting,
         signed=publishing.after_signing(workspace, fleet),
     )
 
@@ -180,6 +182,13 @@ def _tell(entry: Entry, progress: Progress) -> None:
     what = f"epoch {entry.epoch}" if entry.event == "assigned" else entry.detail
     count = f"{progress.count('confirmed')}/{len(progress.nodes)}"
     note(f"{count:>7}  {entry.node or '·'}  {said}{f': {what}' if what else ''}")
+
+
+def _waiting(count: int, longest_s: float) -> None:
+    from edgectl.overview import age
+
+    who = f"{count} nodes report" if count > 1 else "a node reports"
+    note(f"{who} without being asked, within {age(longest_s)}; Ctrl-C leaves the rollout, and it can be resumed")
 
 
 def node_columns() -> Iterable[Column]:

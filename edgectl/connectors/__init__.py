@@ -65,5 +65,23 @@ def _http(node: Node, context: Context) -> Connector:
     )
 
 
-CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {"local": _local, "ssh": _ssh, "http": _http, "usb": _usb}
+def _pull(node: Node, context: Context) -> Connector:
+    from edgectl.connectors.pull import PullConnector
+
+    return PullConnector(
+        node.name,
+        store=context.store,
+        repository=context.workspace.resolve(context.fleet.repository_dir),
+        every_s=node.report_every_ns / 1e9,
+        silent_after_s=node.silent_after_ns / 1e9,
+    )
+
+
+CONNECTORS: dict[str, Callable[[Node, Context], Connector]] = {
+    "local": _local,
+    "ssh": _ssh,
+    "http": _http,
+    "pull": _pull,
+    "usb": _usb,
+}
 """``connect.via`` → connector; making one does no I/O."""

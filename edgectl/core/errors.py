@@ -16,6 +16,8 @@ from edgectl_agent.core.errors import (
 __all__ = [
     "BY_HAND",
     "EXIT_CODES",
+    "NOT_TRIED",
+    "SILENT",
     "AdmissionError",
     "AttackError",
     "ConfigError",
@@ -68,6 +70,11 @@ class LockHeld(EdgeError):
 
 BY_HAND = "by-hand"
 """Reason of `NodeUnreachable` for a node that no network reaches: nobody tried."""
+SILENT = "silent"
+"""Reason of `NodeUnreachable` for a node that reports by itself and has not: nobody tried to reach it."""
+
+
+NOT_TRIED = frozenset({BY_HAND, SILENT})
 
 
 class NodeUnreachable(EdgeError):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
-from edgectl_agent.core.messages import Epoch, Placement, Report, TrustStatus
+from edgectl_agent.core.messages import UPDATE_REFUSED, Epoch, Placement, Report, TrustStatus
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,10 +28,14 @@ def observe(
     refused = next((q for q in report.quarantined if q.recipe == recipe and q.bundle == sha256), None)
     if refused and (epoch is None or refused.epoch >= epoch.number):
         return Observation(event="refuse", detail=refused.reason)
-    behind = _orders(report, epoch, trust)
+    behind = follows(report, epoch, trust)
     if behind is not None:
         return behind
     model = next((m for m in report.models if m.recipe == recipe), None)
+    if epoch is not None and (model is None or model.bundle != sha256):
+        refusal = next((why for why in report.reasons if UPDATE_REFUSED in why), "")
+        if refusal:  # it polls: nobody was there to hear its answer
+            return Observation(event="refuse", detail=refusal.partition(UPDATE_REFUSED)[2])
     if model is None:
         return Observation(event="wait", detail=f"runs no {recipe}")
     if model.bundle != sha256:
@@ -41,8 +45,8 @@ def observe(
     return Observation(event="confirm", detail=f"{model.version} {model.variant}, golden {model.golden_error:.2f}")
 
 
-def _orders(report: Report, epoch: Epoch | None, trust: TrustStatus | None) -> Observation | None:
-    """Whose orders the node follows: None if they are ours."""
+def follows(report: Report, epoch: Epoch | None, trust: TrustStatus | None) -> Observation | None:
+    """Whose orders the node follows: None if they are ours, and it has them."""
     if epoch is not None:
         seen = report.epoch
         if seen is None or seen.number < epoch.number:

@@ -7,6 +7,9 @@ from edgectl_agent.core.messages import Alert, Report
 
 from edgectl.core.rollout import Plan, RolloutState
 
+MALFORMED = "its answer is not a"
+"""How the error begins that the receiver keeps of a node whose report it cannot read."""
+
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one node. `error` is empty if the last attempt to reach it succeeded."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from edgectl_agent.core.messages import Assignment, Epoch, Placement, Report, TrustStatus
+from edgectl_agent.core.messages import Assignment, Epoch, Placement, Report, TrustStatus, UpdateResult
 
 from edgectl.core.errors import ConfigError, EdgeError, LockHeld, NodeUnreachable, RemoteRefused, StorageError
-from edgectl.core.evidence import Observation, observe, placed, placement
+from edgectl.core.evidence import Observation, follows, observe, placed, placement
 from edgectl.core.records import RolloutRecord
 from edgectl.core.rollout import RESUMABLE, Decision, Entry, Progress, decide, retries
 from edgectl.delivery.interface import Connect, Detached, Node, Repository
@@ -22,6 +22,8 @@ from edgectl.delivery.parallel import Stopped, each
 from edgectl.store.store import Store
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+LONGEST_WATCH_S = 15.0
+"""Between two looks at the reports of nodes that report by themselves."""
 FOREIGN = frozenset({"old-epoch", "forked-epoch", "rollback"})
 """Reasons with which a node refuses what is older than, or differs from, what another operator gave it."""
 
@@ -44,8 +46,25 @@ class Tools:
     forks: int = 8
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = lambda entry, progress: None
+    patience_s: Callable[[str], float] = lambda node: 0.0
+    """How much longer than the plan says a node's proof may take; above 0 only for nodes that report by themselves."""
+    waiting: Callable[[int, float], None] = lambda count, longest_s: None
+    """Called when so many nodes were told and their reports are waited for, at most so long."""
     signed: Callable[[tuple[str, ...]], None] = lambda nodes: None
     """Called with the nodes of a phase when its assignment is signed, also again after an interruption."""
+
+
+Judge = Callable[[Report], Observation]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """A node that was told, and whose proof comes when it reports by itself."""
+
+    judge: Judge
+    since_ns: int
+    deadline_s: float
+    conclude: Callable[[str, Observation | None], None]
 
 
 class Runner:
@@ -60,6 +79,7 @@ class Runner:
         self._tools = tools
         self._turn = threading.Lock()
         self._orders: tuple[Epoch, TrustStatus] | None = None
+        self._pending: dict[str, _Pending] = {}
 
     def resume(self) -> Progress:
         """Go on after the process ended, or try again what failed; then as `run`. Nothing happens to what has ended."""
@@ -108,8 +128,10 @@ class Runner:
                 self._sign(decision.nodes)
             case "bring":
                 self._each(decision.nodes, self._bring)
+                self._watch()
             case "return":
                 self._each(decision.nodes, self._return)
+                self._watch()
 
     def _each(self, nodes: tuple[str, ...], work: Callable[[str], None]) -> None:
         each(nodes, work, forks=self._tools.forks, stop=self._tools.stop)
@@ -191,8 +213,7 @@ class Runner:
             said = "runs it already" if model and model.bundle == target.sha256 else ""
             if model and not said and model.previous == target.sha256:
                 result = node.rollback(recipe, max(report.epoch.number if report.epoch else 0, self._newest()))
-                refused = result.state == "refused"
-                said = f"would not by itself: {result.message or result.reason}" if refused else "reverted by itself"
+                said = _told(result)
             self._journal("stage", name, said)
         except NodeUnreachable as e:
             self._journal("lose", name, e.message)
@@ -218,6 +239,8 @@ class Runner:
         self._journal("offer", name)
         node = self._tools.connect(name)
         try:
+            if self._tools.patience_s(name):
+                node.status()  # one that is silent already is unreachable, not silent after activation
             node.push(self._repository.slice_for(name, node.have()))
             self._journal("stage", name)
             self._pause(0)
@@ -237,7 +260,7 @@ class Runner:
             self._journal("activate", name)
         node = self._tools.connect(name)
         try:
-            return self._conclude(name, self._prove(node, target.sha256))
+            return self._follow(name, node, self._runs(target.sha256), self._conclude)
         finally:
             node.close()
 
@@ -248,7 +271,7 @@ class Runner:
             refusal = e.message
         if refusal:
             return self._journal("refuse", name, refusal)
-        return self._conclude(name, self._prove(node, target.sha256))
+        return self._follow(name, node, self._runs(target.sha256), self._conclude)
 
     def _conclude(self, name: str, seen: Observation | None) -> None:
         if seen is None:
@@ -272,53 +295,114 @@ class Runner:
                 return result.message or result.reason
             self._pause(LONGEST_PAUSE_S)  # temporary, as the node says
 
-    def _prove(self, node: Node, sha256: str) -> Observation | None:
-        """Ask until the node proves that it runs `sha256`, refuses, or its time is up; None if it never answered."""
+    def _runs(self, sha256: str) -> Judge:
+        """Whether a report proves that its node runs `sha256` under our orders."""
         epoch, trust = self._ours() if self._tools.repository else (None, None)
+        return lambda report: observe(report, self._plan.recipe, sha256, epoch, trust)
+
+    def _follow(self, name: str, node: Node, judge: Judge, conclude: Callable[[str, Observation | None], None]) -> None:
+        """Ask until the node has proven what it should; one that reports by itself is left to `_watch`."""
+        patience_s = self._tools.patience_s(name)
+        if not patience_s:
+            return conclude(name, self._prove(node, judge))
+        deadline_s = self._tools.monotonic_s() + self._plan.timeout_s + patience_s
+        pending = _Pending(judge=judge, since_ns=self._tools.clock_ns(), deadline_s=deadline_s, conclude=conclude)
+        with self._turn:
+            self._pending[name] = pending
+        return None
+
+    def _prove(self, node: Node, judge: Judge) -> Observation | None:
+        """Ask until the node proves it, refuses, or its time is up; None if it did not answer at last."""
         deadline = self._tools.monotonic_s() + self._plan.timeout_s
-        seen, pause = None, FIRST_PAUSE_S
+        pause = FIRST_PAUSE_S
         while True:
-            try:
-                report = node.status()
-                self._keep(report)
-                seen = observe(report, self._plan.recipe, sha256, epoch, trust)
-            except (NodeUnreachable, RemoteRefused):
-                report = None
-            if seen is not None and seen.event == "foreign":
-                raise LockHeld(f"another operator commands {report.node if report else 'a node'}: {seen.detail}")
-            if seen is not None and report is not None and seen.event != "wait":
+            seen = self._look(node, judge)
+            if (seen is not None and seen.event != "wait") or self._tools.monotonic_s() >= deadline:
                 return seen
-            if self._tools.monotonic_s() >= deadline:
-                return seen if report is not None else None
             self._pause(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
+    def _look(self, node: Node, judge: Judge) -> Observation | None:
+        try:
+            report = node.status()
+        except (NodeUnreachable, RemoteRefused):
+            return None
+        self._keep(report)
+        seen = judge(report)
+        if seen.event == "foreign":
+            raise LockHeld(f"another operator commands {report.node}: {seen.detail}")
+        return seen
+
+    def _watch(self) -> None:
+        """Wait for the reports of the nodes that were told and report by themselves: in one thread, however many."""
+        if self._pending:
+            longest_s = max(p.deadline_s for p in self._pending.values()) - self._tools.monotonic_s()
+            self._tools.waiting(len(self._pending), longest_s)
+        while self._pending:
+            for name, pending in list(self._pending.items()):
+                seen = self._reported(name, pending)
+                due = self._tools.monotonic_s() >= pending.deadline_s
+                if due or (seen is not None and seen.event != "wait"):
+                    del self._pending[name]
+                    pending.conclude(name, seen)
+            if self._pending:
+                shortest_s = min(self._tools.patience_s(name) for name in self._pending)
+                self._pause(max(FIRST_PAUSE_S, min(LONGEST_WATCH_S, shortest_s / 60)))
+
+    def _reported(self, name: str, pending: _Pending) -> Observation | None:
+        """What its newest report proves; None if nothing, and it has not reported since it was told."""
+        node = self._tools.connect(name)
+        try:
+            seen = self._look(node, pending.judge)
+        finally:
+            node.close()
+        if seen is None or seen.event != "wait":
+            return seen
+        record = self._tools.store.nodes.get(name)
+        return seen if record is not None and record.received_ns >= pending.since_ns else None
+
     def _return(self, name: str) -> None:
         former = placement(self._plan.former, name)
+        judge = self._runs(former.sha256) if former else self._has_orders()
+        conclude = self._returned if former else self._left
         node = self._tools.connect(name)
         try:
             node.push(self._repository.slice_for(name, node.have()))
             refusal = self._order(node)
-            if former is None:
-                return self._leave(name, node)
-            seen = None if refusal else self._prove(node, former.sha256)
+            if refusal and former:
+                return self._journal("stick", name, refusal)
+            if former is None and not self._tools.patience_s(name):
+                report = node.status()
+                self._keep(report)
+                return conclude(name, self._keeps(report))
+            return self._follow(name, node, judge, conclude)
         except (NodeUnreachable, RemoteRefused) as e:
             return self._journal("stick", name, e.message)
         finally:
             node.close()
+
+    def _returned(self, name: str, seen: Observation | None) -> None:
         if seen is not None and seen.event == "confirm":
             return self._journal("revert", name, f"back to {seen.detail}")
-        why = refusal or (seen.detail if seen else "no answer")
-        return self._journal("stick", name, why)
+        return self._journal("stick", name, seen.detail if seen else "no answer")
 
-    def _leave(self, name: str, node: Node) -> None:
+    def _left(self, name: str, seen: Observation | None) -> None:
         """A node that ran nothing of the recipe before is back if it still runs nothing: running cannot be unsaid."""
-        report = node.status()
-        self._keep(report)
-        model = next((m for m in report.models if m.recipe == self._plan.recipe), None)
-        if model is None:
+        if seen is None or seen.event != "confirm":
+            return self._journal("stick", name, seen.detail if seen else "no answer")
+        if not seen.detail:
             return self._journal("revert", name, "runs nothing of it, as before")
-        return self._journal("stick", name, f"ran no {self._plan.recipe} before, keeps {model.version}")
+        return self._journal("stick", name, f"ran no {self._plan.recipe} before, keeps {seen.detail}")
+
+    def _has_orders(self) -> Judge:
+        """Whether a report was made after its node heard that it is assigned nothing of the recipe."""
+        epoch, trust = self._ours()
+        return lambda report: follows(report, epoch, trust) or self._keeps(report)
+
+    def _keeps(self, report: Report) -> Observation:
+        """The version that the node runs of the recipe, if any."""
+        model = next((m for m in report.models if m.recipe == self._plan.recipe), None)
+        return Observation(event="confirm", detail=model.version if model else "")
 
     def _keep(self, report: Report) -> None:
         with self._turn:
@@ -327,3 +411,12 @@ class Runner:
     def _pause(self, seconds: float) -> None:
         if self._tools.stop.wait(seconds):
             raise Stopped
+
+
+def _told(result: UpdateResult) -> str:
+    """What became of the order to return by itself."""
+    if result.state == "ordered":
+        return result.message
+    return (
+        f"would not by itself: {result.message or result.reason}" if result.state == "refused" else "reverted by itself"
+    )

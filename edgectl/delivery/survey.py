@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from edgectl_agent.core.messages import Assignment, Report
 
 from edgectl.core.audit import ROLLED_BACK, standing_since
-from edgectl.core.errors import BY_HAND, ConfigError, LockHeld, NodeUnreachable, RemoteRefused
+from edgectl.core.errors import NOT_TRIED, ConfigError, LockHeld, NodeUnreachable, RemoteRefused
 from edgectl.core.records import NodeRecord
 from edgectl.delivery.interface import Connect
 from edgectl.delivery.parallel import each
@@ -35,7 +35,7 @@ def survey(
             return
         if isinstance(found, Report):
             store.nodes.save(found, at_ns)
-        elif found.reason != BY_HAND:  # nobody tried, so nothing failed
+        elif found.reason not in NOT_TRIED:  # so nothing failed
             store.nodes.save_failure(name, found.message, at_ns)
 
     answers = each(nodes, ask, forks=forks, stop=threading.Event(), done=keep)

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from edgectl.core.records import MALFORMED
 from edgectl.hub.access import authorise
 from edgectl.hub.answers import Refused, data
 from edgectl.hub.hub import Hub
@@ -42,6 +43,8 @@ def _take(hub: Hub, node: str, raw: bytes) -> SyncResult:
     try:
         said = msgspec.json.decode(raw, type=Sync)
     except (msgspec.MsgspecError, RecursionError) as e:
+        with hub.at_work():
+            hub.store.nodes.save_failure(node, f"{MALFORMED} Report: {e}", hub.clock_ns())
         raise Refused(400, f"the body is not a sync: {e}", "malformed") from e
     with hub.at_work():
         return receive(hub.store, node, said, hub.clock_ns())

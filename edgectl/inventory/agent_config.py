@@ -14,15 +14,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
 from edgectl_agent import yamlfile
 from edgectl_agent.config import HOST_CHANNELS, Config
+from edgectl_agent.core.units import format_duration
 
 from edgectl.core.errors import ConfigError
 from edgectl.inventory.types import HostMetricsEntry, Node, RecordsEntry, ReplayEntry, SourceEntry
 from edgectl.machine.layout import Layout
+
+TOKEN_FILE = "uplink.token"
+"""Beside the agent.yaml of a node that pulls: its token for the receiver."""
+CA_FILE = "receiver-ca.pem"
+"""Beside it too: whom it trusts to be the receiver."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +57,25 @@ class Place:
     log: Literal["journald", "file"]
     here: bool
     """On this machine: files can be looked at."""
+    config: str
+    """Folder of agent.yaml and what lies beside it."""
 
 
 def here(data_dir: Path, resolve: Callable[[str], Path]) -> Place:
     """On this machine; paths of fleet.yaml are relative to its folder."""
-    return Place(data_dir=str(data_dir), resolve=lambda key, path: str(resolve(path)), log="file", here=True)
+    return Place(
+        data_dir=str(data_dir),
+        resolve=lambda key, path: str(resolve(path)),
+        log="file",
+        here=True,
+        config=str(data_dir.parent),
+    )
 
 
 def there(layout: Layout) -> Place:
     """On a machine elsewhere, whose files are its own; without root there is no journal of the agent's own."""
-    return Place(data_dir=layout.data, resolve=_own, log="journald" if layout.root else "file", here=False)
+    log: Literal["journald", "file"] = "journald" if layout.root else "file"
+    return Place(data_dir=layout.data, resolve=_own, log=log, here=False, config=layout.config)
 
 
 def render(node: Node, columns: Mapping[str, Columns], place: Place) -> str:
@@ -82,6 +98,7 @@ def render(node: Node, columns: Mapping[str, Columns], place: Place) -> str:
         "limits": msgspec.to_builtins(node.limits),
         "log": {"to": node.agent.log or place.log},
         "api": {"listen": node.agent.listen},
+        **_outbound(node, place),
     }
     body = f"version: 1\nnode: {_scalar(node.name)}\n{_body(node.name, msgspec.json.encode(document))}"
     sha = hashlib.sha256(body.encode()).hexdigest()
@@ -89,6 +106,21 @@ def render(node: Node, columns: Mapping[str, Columns], place: Place) -> str:
         f"# written by edgectl from fleet.yaml (sha256 {sha}); "
         f"local edits show up in `edgectl audit` as config-drift\n{body}"
     )
+
+
+def _outbound(node: Node, place: Place) -> dict[str, Any]:
+    """What a node that pulls asks, and how often."""
+    if node.outbound is None:
+        return {}
+    goes, trust = node.outbound, {"ca_file": f"{place.config}/{CA_FILE}"} if node.outbound.own_ca else {}
+    same_server = urlsplit(goes.repository_url)[:2] == urlsplit(goes.receiver_url)[:2]
+    polls = {"url": goes.repository_url, "every": format_duration(node.connect.every_ns)}
+    found: dict[str, Any] = {"repository": polls | (trust if same_server else {})}
+    if goes.receiver_url:
+        every = format_duration(node.report_every_ns)
+        token = {"token_file": f"{place.config}/{TOKEN_FILE}"}
+        found["uplink"] = {"url": goes.receiver_url, "every": every, **token, **trust}
+    return found
 
 
 def sha256(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +33,7 @@ from edgectl.inventory.types import (
     Layer,
     Node,
     NodeEntry,
+    Outbound,
     ReportEntry,
     RetentionEntry,
     SiteEntry,
@@ -72,7 +73,7 @@ def settle(file: FleetFile, members: Members = no_members) -> Inventory:
     check_file(file)
     fleet = _Fleet(file)
     members_of = {draft.name: draft for draft in _drafts(file, members)}
-    nodes = tuple(fleet.node(draft) for draft in members_of.values())
+    nodes = tuple(_outward(fleet.node(draft), file) for draft in members_of.values())
     _check_parents(file, {node.name for node in nodes})
     return Inventory(
         fleet=file.fleet,
@@ -84,7 +85,7 @@ def settle(file: FleetFile, members: Members = no_members) -> Inventory:
         repository_publish=file.repository.publish,
         repository_publish_token=file.repository.publish_token,
         receiver_url=file.receiver.url,
-        receiver_ca_file=file.receiver.ca_file,
+        receiver_ca=file.receiver.ca,
         time_zone=file.time_zone,
         nodes=nodes,
         sites=tuple(file.sites or ()),
@@ -322,6 +323,21 @@ def _node(
         change_window=said("change_window"),
         origins={path: origin for path, (_, origin) in settings.items()},
     )
+
+
+def _outward(node: Node, file: FleetFile) -> Node:
+    """`node` with where it goes by itself, if it pulls. The receiver serves the repository too, if nobody else does."""
+    if node.via != "pull":
+        return node
+    receiver = file.receiver.url.rstrip("/")
+    repository = file.repository.url.rstrip("/") or (f"{receiver}/repo" if receiver else "")
+    if not repository:
+        raise ConfigError(
+            f"node {node.name} pulls, and nothing says from where",
+            hint="say repository: {url: https://…}, or receiver: {url: https://…} for `edgectl serve`",
+        )
+    own_ca = receiver.startswith("https:") and file.receiver.ca != "system"
+    return replace(node, outbound=Outbound(repository_url=repository, receiver_url=receiver, own_ca=own_ca))
 
 
 def _check_elsewhere(draft: _Draft, settings: Settings) -> None:

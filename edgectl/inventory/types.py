@@ -21,7 +21,7 @@ from edgectl.core.records import Expected
 from edgectl.core.retention import Retention
 
 Tier = Literal["far-edge", "near-edge", "regional"]
-Via = Literal["local", "ssh", "http", "usb"]
+Via = Literal["local", "ssh", "http", "pull", "usb"]
 """How a node is reached: a key of `edgectl.connectors.CONNECTORS`."""
 
 Listen = Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")]
@@ -231,9 +231,9 @@ class ReceiverEntry(_Strict, frozen=True, kw_only=True):
 
     url: str = ""
     """As the nodes see it: ``https://…``."""
-    ca_file: str = ""
-    """Whom they trust to be the receiver (PEM, relative to fleet.yaml); default: the fleet's own authority if it has
-    issued the receiver's certificate, else the usual public ones."""
+    ca: str = "fleet"
+    """Whom they trust to be it: ``fleet`` (this fleet's own authority), ``system`` (the public ones that the node's
+    system knows), or a PEM file relative to fleet.yaml."""
 
 
 class RetentionEntry(_Strict, frozen=True, kw_only=True):
@@ -287,6 +287,16 @@ class Connect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outbound:
+    """Where a node that nobody can reach goes by itself; an empty `receiver_url`: it reports to nobody."""
+
+    repository_url: str
+    receiver_url: str = ""
+    own_ca: bool = False
+    """It trusts the authorities in a file of its own, which is placed beside agent.yaml."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AgentSettings:
     """As `AgentEntry`, settled; an empty version means that of this edgectl."""
 
@@ -324,6 +334,8 @@ class Node:
     profiles: tuple[str, ...] = ()
     """The weakest first; those of its site come before its own."""
     groups: tuple[str, ...] = ()
+    outbound: Outbound | None = None
+    """Only of nodes that pull."""
     parent: str = ""
     """The node that this one reports through, by its site."""
     time_zone: str = "UTC"
@@ -341,6 +353,22 @@ class Node:
     @property
     def via(self) -> Via:
         return self.connect.via
+
+    @property
+    def asked(self) -> bool:
+        """Whether it can be asked how it is."""
+        return self.via not in ("pull", "usb")
+
+    @property
+    def reports_itself(self) -> bool:
+        """Nobody asks it: it reports by itself, and what is known of it is as old as its last report."""
+        return self.via == "pull"
+
+    @property
+    def patience_s(self) -> float:
+        """How long it may take from an order until its proof is here, beside the time that the update takes: two polls
+        and a report for a node that pulls, 0 for one that is asked."""
+        return (2 * self.connect.every_ns + self.report_every_ns) / 1e9 if self.reports_itself else 0.0
 
     @property
     def fields(self) -> dict[str, tuple[str, ...]]:
@@ -378,7 +406,7 @@ class Inventory:
     repository_publish: str = ""
     repository_publish_token: SecretRef | None = None
     receiver_url: str = ""
-    receiver_ca_file: str = ""
+    receiver_ca: str = "fleet"
     time_zone: str
     nodes: tuple[Node, ...]
 

@@ -330,6 +330,8 @@ class SyncResult(_Message, frozen=True, kw_only=True):
     orders: tuple[Order, ...] = ()
 
 
+UPDATE_REFUSED = "update refused: "
+"""Stands in the reasons of a node that polls and would not take what it found; the refusal follows."""
 MAX_SYNC_BYTES = 16 * 1024 * 1024
 """Of a `Sync`, after decompression. Both sides hold to it."""
 

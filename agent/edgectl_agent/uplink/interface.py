@@ -13,6 +13,7 @@ The promise, in both directions:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgectl_agent.core.errors import EdgeError
@@ -40,6 +41,9 @@ class Errand(ABC):
 
     name: str
     """For metrics and reasons: ``repository``, ``receiver``."""
+
+    news: Callable[[], None] = staticmethod(lambda: None)
+    """Set by the loop; called when what was wrong before is not about what comes now."""
 
     @abstractmethod
     def attempt(self) -> bool:

@@ -38,6 +38,7 @@ class Loop:
         """Not before this, whoever asks: the other side is failing, or was just asked."""
         self._stopping = False
         self._status = LinkStatus(name=errand.name)
+        errand.news = self._forget
         self._thread = threading.Thread(target=self._run, name=errand.name, daemon=True)
 
     def start(self) -> None:
@@ -67,6 +68,9 @@ class Loop:
     def status(self) -> LinkStatus:
         """How it fares, as of now."""
         return self._status
+
+    def _forget(self) -> None:
+        self._status = replace(self._status, problem="", act=False)
 
     def _run(self) -> None:
         while self._wait():

@@ -19,7 +19,7 @@ from edgectl_agent.core import listing
 from edgectl_agent.core.bundle import MAX_BUNDLE_BYTES
 from edgectl_agent.core.errors import TrustError
 from edgectl_agent.core.listing import FileInfo, Wanted
-from edgectl_agent.core.messages import UpdateResult
+from edgectl_agent.core.messages import UPDATE_REFUSED, UpdateResult
 from edgectl_agent.uplink import download
 from edgectl_agent.uplink.download import status_error
 from edgectl_agent.uplink.interface import Errand, UplinkError
@@ -60,8 +60,10 @@ class Poller(Errand):
         """Poll once. Raises `UplinkError`, also for an update that was refused."""
         result = self.poll()
         if result is not None and result.state == "refused":
-            temporary = result.exit_code == UplinkError.exit_code
-            raise UplinkError(f"update refused: {result.message or result.reason}", act=not temporary)
+            why = result.message or result.reason
+            if result.exit_code == UplinkError.exit_code:
+                raise UplinkError(f"update put off: {why}")
+            raise UplinkError(f"{UPDATE_REFUSED}{why}", act=True)
         return False
 
     def poll(self) -> UpdateResult | None:
@@ -77,6 +79,7 @@ class Poller(Errand):
                 raise UplinkError(f"{self._url}: {e.message}", act=True) from e
             except OSError as e:
                 raise UplinkError(f"{e.filename or self._spool}: cannot be written: {e.strerror or e}", act=True) from e
+            self.news()
             result = self._update()
             if result.state == "refused":
                 self._etag, self._seen = "", b""  # look at all of it again next time

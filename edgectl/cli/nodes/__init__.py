@@ -9,6 +9,7 @@ from edgectl.cli.nodes import (
     members,
     reasons,
     replacing,
+    tokens,
     trust,
 )
 from edgectl.cli.nodes.app import app
@@ -21,5 +22,6 @@ __all__ = [
     "members",
     "reasons",
     "replacing",
+    "tokens",
     "trust",
 ]
