@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import msgspec
 from edgectl_agent.core.messages import Alert, AlertPage, Report
 
-from edgectl.core.errors import BY_HAND, LockHeld, NodeUnreachable, RemoteRefused
+from edgectl.core.errors import NOT_TRIED, LockHeld, NodeUnreachable, RemoteRefused
 from edgectl.delivery.interface import Connect, Node
 from edgectl.delivery.parallel import each
 from edgectl.store.alerts import Position
@@ -60,7 +60,7 @@ def collect(
         try:
             return Collected(node=name, alerts=_pull(node, name, store, clock_ns, told))
         except (NodeUnreachable, RemoteRefused) as e:
-            if e.reason != BY_HAND:
+            if e.reason not in NOT_TRIED:
                 store.nodes.save_failure(name, e.message, clock_ns())
             return Collected(node=name, error=e.message)
         finally:

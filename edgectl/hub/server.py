@@ -6,6 +6,7 @@ import ipaddress
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +90,11 @@ def bind(listen: Listen) -> socket.socket:
 
 def run(app: ASGIApp, listen: Listen, taken: socket.socket) -> None:
     """Serve until Ctrl-C or SIGTERM; calls under way are given a few seconds to end."""
+    serving(app, listen).run(sockets=[taken])
+
+
+def serving(app: ASGIApp, listen: Listen) -> uvicorn.Server:
+    """What `run` runs, for whoever ends it otherwise: by its ``should_exit``."""
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -104,7 +110,7 @@ def run(app: ASGIApp, listen: Listen, taken: socket.socket) -> None:
         ssl_certfile=listen.certificate,
         ssl_keyfile=listen.key,
     )
-    _Server(config).run(sockets=[taken])
+    return _Server(config)
 
 
 class _Server(uvicorn.Server):
@@ -112,6 +118,9 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self._end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield

@@ -4,6 +4,7 @@ Run as ``python agent_double.py run --config BASE/agent.yaml``; ``BASE/manners``
 ``ends`` (dies at once), ``deaf`` (never opens its port), ``stubborn`` (ignores SIGTERM), ``babbles`` (answers
 nonsense), ``refuses`` (409 to every POST).
 
+With ``BASE/uplink.json`` (``{"url", "token_file"}``) it reports to a receiver there, by the agent's own code.
 With ``BASE/tls.json`` (``{"port", "cert", "key", "client_ca"}``) it listens there too, for clients with a certificate.
 """
 
@@ -26,7 +27,7 @@ BASE = Path(sys.argv[-1]).parent
 DATA = BASE / "data"
 MANNERS = (BASE / "manners").read_text() if (BASE / "manners").exists() else ""
 REPORT = {
-    "node": BASE.name, "agent": "0.0.0", "boot": "b1", "clock_ns": 1, "uptime_s": 1.0, "state": "healthy",
+    "node": BASE.name, "agent": "0.0.0", "boot": f"b{os.getpid()}", "clock_ns": 1, "uptime_s": 1.0, "state": "healthy",
     "outbox": {"records": 0, "bytes": 0, "limit_bytes": 1, "head_seq": 0},
 }  # fmt: skip
 ALERTS = {"node": BASE.name, "records": [], "next_after": 0}
@@ -81,6 +82,37 @@ def secured(said: dict[str, str]) -> ThreadingHTTPServer:
     return server
 
 
+def report_to(said: dict[str, str]) -> None:
+    """The real uplink of an agent that has no alerts and says what this double says."""
+    import random
+    from types import SimpleNamespace
+
+    from edgectl_agent import contact
+    from edgectl_agent.uplink.loop import Loop
+    from edgectl_agent.uplink.orders import Orders, loopback
+    from edgectl_agent.uplink.pace import Pace
+    from edgectl_agent.uplink.sync import Reporter
+    from edgectl_agent.uplink.web import Web
+
+    def own_api() -> tuple[str, str]:
+        there = contact.read(DATA)
+        assert there is not None
+        return there.url, there.token
+
+    def report() -> object:
+        now = {"clock_ns": time.time_ns(), "uptime_s": time.monotonic()}
+        return ["what?"] if MANNERS == "babbles" else REPORT | now
+
+    nothing = SimpleNamespace(
+        read=lambda after, limit: [], lost=(), log_id="", release=lambda through, log_id: None,
+        status=lambda: SimpleNamespace(records=0, head_seq=0),
+    )  # fmt: skip
+    orders = Orders(loopback(own_api), lambda: loop.nudge())
+    reporter = Reporter(said["url"], Web(), Path(said["token_file"]), BASE.name, nothing, report, orders)
+    loop = Loop(reporter, Pace(0.3), random.Random())
+    loop.start()
+
+
 def main() -> None:
     print("agent double starts", flush=True)
     DATA.mkdir(exist_ok=True)
@@ -93,9 +125,16 @@ def main() -> None:
     if (BASE / "tls.json").exists():
         threading.Thread(target=secured(json.loads((BASE / "tls.json").read_text())).serve_forever, daemon=True).start()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    api = {"url": f"http://127.0.0.1:{server.server_port}", "token": "secret", "pid": os.getpid(), "boot": "b1"}
+    api = {
+        "url": f"http://127.0.0.1:{server.server_port}",
+        "token": "secret",
+        "pid": os.getpid(),
+        "boot": REPORT["boot"],
+    }
     (DATA / "api.tmp").write_text(json.dumps(api))
     (DATA / "api.tmp").replace(DATA / "api.json")
+    if (BASE / "uplink.json").exists():
+        report_to(json.loads((BASE / "uplink.json").read_text()))
     server.serve_forever()
 
 
