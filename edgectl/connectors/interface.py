@@ -19,9 +19,6 @@ __all__ = ["Connector", "NodeUnreachable", "RemoteRefused"]
 class Connector(ABC):
     """One node."""
 
-    managed: bool = True
-    """Whether the machine half can be called: the node's files and process are this operator's to manage."""
-
     @abstractmethod
     def place(self, files: Mapping[str, bytes]) -> bool:
         """Write configuration files, relative to the node's base folder, each complete or not at all.

@@ -34,8 +34,6 @@ _LEFT = frozenset({("POST", "/v1/update"), ("POST", "/v1/rollback")})
 class PullConnector(Connector):
     """One node that pulls; see `Connector` for the promise of the wire half."""
 
-    managed = False
-
     def __init__(
         self,
         name: str,

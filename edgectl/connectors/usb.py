@@ -12,8 +12,6 @@ from edgectl.core.errors import BY_HAND, NodeUnreachable
 class UsbConnector(Connector):
     """Never reached; every call says what to carry. `remove` does nothing: what is there is its owner's to remove."""
 
-    managed = False
-
     def __init__(self, name: str) -> None:
         self.name = name
 
