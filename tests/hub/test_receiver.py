@@ -208,6 +208,7 @@ def test_a_body_may_be_compressed_and_a_bomb_is_not_inflated(receiver: Receiver)
         (gzip.compress(b"{}" * 500)[:20], "gzip", 400),
         (b"{}", "br", 415),
     ],
+    ids=["empty", "no-report", "too-deep", "no-gzip", "cut-gzip", "brotli"],
 )
 def test_what_is_no_sync_is_refused_in_one_sentence(
     receiver: Receiver, body: bytes, encoding: str, status: int
