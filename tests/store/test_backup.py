@@ -219,6 +219,7 @@ def test_a_torn_or_altered_backup_is_refused(good: Path, tmp_path: Path, data: s
         (gzip.compress(b'{"some": "json"}\n'), "not a backup"),
         (gzip.compress(b'{"edgectl-store-backup": 9, "fleet": "acme", "schema": 1, "made_ns": 1}\n'), "format 9"),
     ],
+    ids=["empty", "no-gzip", "other-json", "newer-format"],
 )
 def test_another_file_is_not_mistaken_for_a_backup(small: Bench, content: bytes, says: str) -> None:
     small.file.write_bytes(content)
