@@ -205,6 +205,19 @@ def test_a_bad_answer_is_one_sentence_and_the_next_poll_mends_it(
     assert (world.node.version, world.parts()) == ("1.0.0", [])
 
 
+@pytest.mark.parametrize("ending", ["snapshot.json", "rollout.json", "fleet.json", ".bundle"])
+def test_what_was_missed_of_a_later_state_is_fetched_though_the_timestamp_is_known(world: World, ending: str) -> None:
+    world.poller.attempt()
+    world.mona.release("1.1.0", seed=2)
+    world.mona.deploy("1.1.0", epoch=2)
+    world.server.faults[ending] = truncated(100)
+    for _ in range(2):
+        world.fails()
+    world.server.faults.clear()
+    world.poller.attempt()
+    assert world.node.version == "1.1.0"
+
+
 def test_a_wrong_file_of_the_right_length_is_not_kept(world: World) -> None:
     (bundle,) = (world.mona.folder / "repo").rglob("*.bundle")
     world.server.faults[".bundle"] = body(b"x" * bundle.stat().st_size)

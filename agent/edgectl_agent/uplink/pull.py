@@ -51,9 +51,9 @@ class Poller(Errand):
         self._url, self._web, self._node = url.rstrip("/"), web, node
         self._spool, self._bootstrap = data_dir / "spool", data_dir / "trust" / "root.json"
         self._held, self._update = held, update
-        self._etag = ""
-        self._seen = b""
-        """The timestamp whose update is settled on this boot."""
+        self._seen, self._etag = b"", ""
+        """The timestamp whose update is settled on this boot, and what the server calls it. Never one that was only
+        fetched: what it leads to might be missing, and the next poll would be told that nothing is new."""
         self._lock = threading.Lock()
 
     def attempt(self) -> bool:
@@ -70,21 +70,18 @@ class Poller(Errand):
         """Fetch what is new and have it applied; None if nothing is new. Raises `UplinkError`."""
         with self._lock:
             try:
-                raw = self._timestamp()
-                if raw is None:
+                found = self._timestamp()
+                if found is None:
                     return None
-                self._follow(raw)
+                self._follow(found[0])
             except TrustError as e:  # not what a repository holds; nothing was judged by it
-                self._etag = ""
                 raise UplinkError(f"{self._url}: {e.message}", act=True) from e
             except OSError as e:
                 raise UplinkError(f"{e.filename or self._spool}: cannot be written: {e.strerror or e}", act=True) from e
             self.news()
             result = self._update()
-            if result.state == "refused":
-                self._etag, self._seen = "", b""  # look at all of it again next time
-            else:
-                self._seen = raw
+            # After a refusal all of it is looked at again next time.
+            self._seen, self._etag = (b"", "") if result.state == "refused" else found
             return result
 
     def order(self) -> UpdateResult:
@@ -99,10 +96,10 @@ class Poller(Errand):
 
     # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _timestamp(self) -> bytes | None:
-        """The repository's timestamp; None if it is the one that is settled."""
+    def _timestamp(self) -> tuple[bytes, str] | None:
+        """The repository's timestamp and its ETag; None if it is the one that is settled."""
         limit = listing.LIMITS["timestamp"]
-        conditional = {"If-None-Match": self._etag} if self._etag and self._seen else {}
+        conditional = {"If-None-Match": self._etag} if self._etag else {}
         url = self._at(TIMESTAMP)
         with self._web.get(url, {"Cache-Control": "no-cache", **conditional}, limit) as reply:
             if reply.status == 304 and conditional:
@@ -110,8 +107,8 @@ class Poller(Errand):
             if reply.status != 200:
                 raise status_error(reply, url)
             raw = reply.read(limit)
-            self._etag = reply.headers.get("etag", "")[:200]
-        return None if raw == self._seen else raw
+            etag = reply.headers.get("etag", "")[:200]
+        return None if raw == self._seen else (raw, etag)
 
     def _follow(self, timestamp: bytes) -> None:
         """Have in the spool what `timestamp` leads to, and it itself last."""
