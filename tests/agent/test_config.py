@@ -27,6 +27,8 @@ snapshot: {every: 5s}
 batch: {max: 500, max_latency: 10ms}
 log: {to: file, level: warning, rotate: 1M, keep: 2}
 api: {listen: "127.0.0.1:8710"}
+repository: {url: "http://models.example/press", every: 15m}
+uplink: {url: "https://hub.example", every: 60s, token_file: /etc/token}
 """
 
 
@@ -88,6 +90,12 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ("streams: 1000", "streams: 0", "limits.streams: expected int >= 1, found 0"),
         ("on: critical", "on: fatal", "actions[0].on: "),
         ("127.0.0.1:8710", "0.0.0.0:8710", "api.listen: 0.0.0.0:8710 is not loopback: expected api.tls"),
+        ("http://models.example/press", "models.example", "repository.url: expected a URL such as https://models"),
+        ("http://models.example/press", "http://a/?b=c", "repository.url: expected a URL such as https://models"),
+        ("https://hub.example", "https://me:pw@hub.example", "uplink.url: expected no user or password in it"),
+        ("https://hub.example", "http://hub.example", "uplink.url: expected https (http on loopback only)"),
+        ("every: 60s, token_file", "every: 1ms, token_file", "uplink.every: expected at least 1s, found '1ms'"),
+        (", token_file: /etc/token", "", "uplink.token_file: required key is missing"),
         ("node: lyon-pi-0417", "", "node: required key is missing"),
         ("version: 1", "version: 2", "version: expected one of 1, found 2"),
         ("version: 1", "version: 1\nversion: 1", "line 3: key 'version' is there twice"),

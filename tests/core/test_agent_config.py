@@ -83,3 +83,47 @@ def test_what_every_node_should_have_is_known_without_reaching_one(tmp_path: Pat
     assert len(set(found.values())) == 3
     assert list(wrong) == ["q"]
     assert "cannot tell the format" in wrong["q"]
+
+
+def pulling(more: str) -> Node:
+    text = f"version: 1\nfleet: a\n{more}\nnodes:\n  - {{name: far, connect: {{via: pull, every: 15m}}}}\n"
+    return parse(text).nodes[0]
+
+
+def outbound(text: str, tmp_path: Path) -> tuple[agent.Repository | None, agent.Uplink | None]:
+    (tmp_path / "agent.yaml").write_text(text)
+    found, _ = agent.load(tmp_path / "agent.yaml")
+    return found.repository, found.uplink
+
+
+def test_a_node_that_pulls_is_told_where_to_poll_and_to_report(tmp_path: Path) -> None:
+    said = "repository: {url: 'https://models.acme.example'}\nreceiver: {url: 'https://hub.acme.example'}"
+    polls, reports = outbound(render(pulling(said), {}, there(Layout())), tmp_path)
+    assert polls == agent.Repository(url="https://models.acme.example", every="15m")
+    assert reports == agent.Uplink(
+        url="https://hub.acme.example",
+        every="1m",
+        token_file="/etc/edgectl-agent/uplink.token",
+        ca_file="/etc/edgectl-agent/receiver-ca.pem",
+    )
+
+
+def test_the_receiver_serves_the_repository_if_nobody_else_does(tmp_path: Path) -> None:
+    polls, reports = outbound(
+        render(pulling("receiver: {url: 'https://hub.acme.example'}"), {}, there(Layout())), tmp_path
+    )
+    assert polls is not None
+    assert reports is not None
+    assert (polls.url, polls.ca_file) == ("https://hub.acme.example/repo", reports.ca_file)
+    polls, reports = outbound(
+        render(pulling("receiver: {url: 'https://hub.acme.example', ca: system}"), {}, there(Layout())), tmp_path
+    )
+    assert polls is not None
+    assert polls.ca_file == ""
+
+
+def test_a_node_that_pulls_needs_somewhere_to_pull_from_and_no_secret_in_the_clear() -> None:
+    with pytest.raises(ConfigError, match="node far pulls, and nothing says from where → say repository"):
+        pulling("time_zone: UTC")
+    with pytest.raises(ConfigError, match="node far: agent.yaml: uplink.url: expected https"):
+        render(pulling("receiver: {url: 'http://hub.acme.example'}"), {}, there(Layout()))
