@@ -125,5 +125,5 @@ def test_the_receiver_serves_the_repository_if_nobody_else_does(tmp_path: Path) 
 def test_a_node_that_pulls_needs_somewhere_to_pull_from_and_no_secret_in_the_clear() -> None:
     with pytest.raises(ConfigError, match="node far pulls, and nothing says from where → say repository"):
         pulling("time_zone: UTC")
-    with pytest.raises(ConfigError, match="node far: agent.yaml: uplink.url: expected https"):
+    with pytest.raises(ConfigError, match=r"node far: agent\.yaml: uplink\.url: expected https"):
         render(pulling("receiver: {url: 'http://hub.acme.example'}"), {}, there(Layout()))
