@@ -7,6 +7,7 @@ operator's side is a workspace whose fleet.yaml reaches them by ``via: ssh`` wit
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -39,13 +40,22 @@ WIDTH = 40_000
 
 
 class SshFleet:
-    """`count` nodes ``n-01`` …, each with an sshd of its own; the agents run between `start` and the end."""
+    """`count` nodes ``n-001`` …; the agents run between `start` and the end.
 
-    def __init__(self, folder: Path, count: int) -> None:
+    Each node has a loopback address of its own, and `per_server` of them share an sshd, its port and its host key.
+    """
+
+    def __init__(self, folder: Path, count: int, per_server: int = 1) -> None:
         self.folder = folder
-        self.names = tuple(f"n-{i:02d}" for i in range(1, count + 1))
+        self.names = tuple(f"n-{i:03d}" for i in range(1, count + 1))
+        self.hosts = {name: f"127.0.0.{i}" for i, name in enumerate(self.names, start=1)}
         self.key = make_key(folder / "client")
-        self.servers = {name: Sshd(folder / "sshd" / name, key=self.key) for name in self.names}
+        self.servers: dict[str, Sshd] = {}
+        for first in range(0, count, per_server):
+            names = self.names[first : first + per_server]
+            more = "\n".join(f"ListenAddress {self.hosts[name]}" for name in names if self.hosts[name] != "127.0.0.1")
+            server = Sshd(folder / "sshd" / names[0], key=self.key, more=more)
+            self.servers |= dict.fromkeys(names, server)
         self.work = folder / "work"
         self.work.mkdir()
         self.shell = Shell(self.work)
@@ -58,24 +68,35 @@ class SshFleet:
         return Layout.within(str(self.base(name)))
 
     def __enter__(self) -> SshFleet:
-        for server in self.servers.values():
+        try:
+            self._set_up()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None) -> None:
+        self._end()
+
+    def _set_up(self) -> None:
+        for server in set(self.servers.values()):
             server.start()
         self.shell.ok("init", "--fleet", "bench")
         self.repository = Repository(self.work / "repo", KeyStore(self.work / ".edgectl" / "keys"))
         (self.work / "models" / "press").mkdir(parents=True)
         (self.work / "models" / "press" / "recipe.yaml").write_text(RECIPE)
-        (self.work / "known_hosts").write_text("".join(server.pin for server in self.servers.values()))
+        pins = (f"[{self.hosts[name]}]:{server.port} {server.host_key}\n" for name, server in self.servers.items())
+        (self.work / "known_hosts").write_text("".join(pins))
         self._write_fleet()
         for name in self.names:
             self._install(name)
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None) -> None:
+    def _end(self) -> None:
         for name in self.names:
-            for pid in self._pids(name):
+            for group in self._groups(name):
                 with suppress(ProcessLookupError):
-                    os.killpg(pid, 9)
-        for server in self.servers.values():
+                    os.killpg(group, signal.SIGKILL)
+        for server in set(self.servers.values()):
             server.stop()
 
     def start(self) -> None:
@@ -84,10 +105,11 @@ class SshFleet:
         fleet = wiring.inventory(workspace)
         reach, columns = wiring.connecting(workspace, fleet), wiring.columns(workspace)
         root = self.repository.root_bytes()
+        wanted = {node.name: files(node, workspace, columns, root) for node in fleet.nodes}
 
         def begin(name: str) -> None:
             connector = reach(fleet.node(name))
-            run(connector, files(fleet.node(name), workspace, columns, root), restart=False)
+            run(connector, wanted[name], restart=False)
             connector.close()
 
         each(self.names, begin, forks=2 * processors(), stop=threading.Event())
@@ -109,7 +131,7 @@ class SshFleet:
                 found[name] = int(msgspec.json.decode(Path(self.layout(name).api_json).read_bytes())["pid"])
         return found
 
-    def _pids(self, name: str) -> set[int]:
+    def _groups(self, name: str) -> set[int]:
         found = set()
         with suppress(OSError, ValueError):
             found.add(os.getpgid(int((self.base(name) / "data" / "service.pid").read_text())))
@@ -122,9 +144,9 @@ class SshFleet:
         base = self.base(name)
         command = base / "agent" / "current" / "bin" / "edgectl-agent"
         command.parent.mkdir(parents=True)
-        command.write_text(
-            f'#!/bin/sh\nPYTHONPATH={os.environ.get("PYTHONPATH", "")} exec {sys.executable} -P -m edgectl_agent "$@"\n'
-        )
+        needs = {name: os.environ[name] for name in ("PYTHONPATH", "PYTHONPYCACHEPREFIX") if name in os.environ}
+        given = " ".join(f"{name}={value}" for name, value in needs.items())
+        command.write_text(f'#!/bin/sh\n{given} exec {sys.executable} -P -m edgectl_agent "$@"\n')
         command.chmod(0o755)
         (base / "agent" / "supervise.sh").write_text(script(self.layout(name)))
         (base / "s.jsonl").touch()
@@ -133,7 +155,7 @@ class SshFleet:
         nodes = [
             {
                 "name": name,
-                "connect": {"port": self.servers[name].port},
+                "connect": {"host": self.hosts[name], "port": self.servers[name].port},
                 "agent": {"folder": str(self.base(name))},
                 "sources": {"s": {"type": "tail", "path": str(self.base(name) / "s.jsonl")}},
                 "models": {"press": ["s"]},
@@ -141,7 +163,7 @@ class SshFleet:
             for name in self.names
         ]
         user = next(iter(self.servers.values())).user
-        connect = {"via": "ssh", "host": "127.0.0.1", "user": user, "key": str(self.key)}
+        connect = {"via": "ssh", "user": user, "key": str(self.key)}
         document = {"version": 1, "fleet": "bench", "defaults": {"connect": connect}, "nodes": nodes}
         (self.work / "fleet.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
@@ -168,6 +190,12 @@ def bundle(seed: int) -> Bundle:
     scores = ((rows @ weights) ** 2).mean(axis=1, dtype=np.float32)
     golden = Golden(rows=len(rows), inputs=small.golden.inputs, scores=scores.tobytes(), tolerance=1e-3)
     return msgspec.structs.replace(small, model=model.SerializeToString(deterministic=True), golden=golden)
+
+
+def compiled(folder: Path) -> None:
+    """From here on our Python code is compiled once, as after a pip install, and not in the source tree."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "pycache")
 
 
 def processors() -> int:
