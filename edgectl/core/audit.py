@@ -125,18 +125,15 @@ def reachability(facts: Facts) -> Iterator[Finding]:
     for name, expected in sorted(facts.expected.items()):
         record = facts.nodes.get(name) or NodeRecord(node=name)
         show = f"edgectl nodes show {name}"
+        again = "edgectl collect" if expected.asked else f"edgectl nodes why {name}"
         if record.error:
             since = record.failing_since_ns or record.attempted_ns
             yield Finding(kind="unreachable", node=name, since_ns=since, detail=record.error, fix=show)
         elif record.report is None:
-            yield Finding(
-                kind="silent", node=name, since_ns=facts.now_ns, detail="has never reported", fix="edgectl collect"
-            )
+            yield Finding(kind="silent", node=name, since_ns=facts.now_ns, detail="has never reported", fix=again)
         elif facts.now_ns - record.received_ns > expected.silent_after_ns:
             detail = f"newest report is of {iso(record.received_ns)}"
-            yield Finding(
-                kind="stale-report", node=name, since_ns=record.received_ns, detail=detail, fix="edgectl collect"
-            )
+            yield Finding(kind="stale-report", node=name, since_ns=record.received_ns, detail=detail, fix=again)
 
 
 def releases(facts: Facts) -> Iterator[Finding]:

@@ -64,3 +64,5 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """Why it can have none."""
     here: bool = False
     """It runs on this machine."""
+    asked: bool = True
+    """It can be asked how it is; else it reports by itself, or by hand."""

@@ -392,6 +392,7 @@ class Node:
             tier=self.tier,
             agent_version=self.agent.version,
             here=self.via in HERE,
+            asked=self.asked,
         )
 
 

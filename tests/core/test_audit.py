@@ -70,6 +70,13 @@ def test_there_is_nothing_to_say_when_desired_equals_actual() -> None:
     assert audit(facts(record(report()), record(report("b")))) == ()
 
 
+def test_a_node_that_reports_by_itself_is_not_to_be_asked() -> None:
+    late = record(report(), received_ns=NOW - 301 * S)
+    quiet = msgspec.structs.replace(EXPECTED, asked=False)
+    fixes = [audit(facts(late, expected={"a": expected}))[0].fix for expected in (EXPECTED, quiet)]
+    assert fixes == ["edgectl collect", "edgectl nodes why a"]
+
+
 @pytest.mark.parametrize(
     ("node", "kind"),
     [
