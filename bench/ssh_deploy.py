@@ -15,7 +15,7 @@ the same key and check the same pinned host keys. In turns, in one run:
   is the peer.
 
 All twenty nodes share the cores of this machine with the two programs. On a node of its own the agent's
-verification (0.4 CPU s here) and an agent's restart (0.6 CPU s) cost the operator no time.
+verification and an agent's restart (each about 0.4 CPU s here) cost the operator no time.
 
     python -m bench.ssh_deploy
 """
