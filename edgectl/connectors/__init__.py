@@ -47,12 +47,13 @@ def _usb(node: Node, context: Context) -> Connector:
 
 def _http(node: Node, context: Context) -> Connector:
     from edgectl.connectors import wires
-    from edgectl.connectors.http import HttpConnector, base_url
+    from edgectl.connectors.http import HttpConnector
+    from edgectl.inventory.doors import base_url
     from edgectl.trust.authority import Authority
     from edgectl.workspace import operator
 
     said, workspace = node.connect, context.workspace
-    url = base_url(node.name, said.url, said.host)
+    url = base_url(node)
     authority = Authority(workspace.keys, workspace.certificates, context.fleet.fleet)
     wired = wires.fleet(authority, operator()) if url.startswith("https:") else wires.loopback
     token = said.token

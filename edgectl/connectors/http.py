@@ -17,7 +17,6 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import httpx
-from edgectl_agent.config import is_loopback
 
 from edgectl.connectors import answers, tls_peer
 from edgectl.connectors.interface import Connector
@@ -31,8 +30,6 @@ from edgectl.core.errors import (
     TrustError,
 )
 
-PORT = 8710
-"""Where an agent listens for operators unless fleet.yaml says otherwise."""
 CONNECT_S = 10.0
 PUT_S = 60.0
 """How long an upload may make no progress."""
@@ -67,7 +64,7 @@ class HttpConnector(Connector):
         token: Callable[[], str] | None = None,
         machine: Connector | None = None,
     ) -> None:
-        """`url` is as `base_url` gives it; `machine` has the half that HTTP has not."""
+        """`url` is as `edgectl.inventory.doors.base_url` gives it; `machine` has the half that HTTP has not."""
         self.name = name
         self._url, self._wired, self._token, self._machine = url, wired, token, machine
 
@@ -179,29 +176,6 @@ class HttpConnector(Connector):
 
     def _unreachable(self, why: str) -> NodeUnreachable:
         return NodeUnreachable(f"node {self.name}: {why}")
-
-
-def base_url(name: str, url: str, host: str) -> str:
-    """The URL of a node's control API, without a slash at its end; by default at `PORT` of `host`.
-
-    Raises:
-        ConfigError: `url` is none, has a path, or is plain HTTP off loopback.
-    """
-    if not url:
-        return f"https://{f'[{host}]' if ':' in host else host}:{PORT}"
-    try:
-        parts = urlsplit(url)
-        listen = f"{f'[{parts.hostname}]' if ':' in (parts.hostname or '') else parts.hostname}:{parts.port or 0}"
-    except ValueError as e:
-        raise ConfigError(f"node {name}: connect.url: {url!r} is not a URL: {e}") from e
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise ConfigError(f"node {name}: connect.url: expected https://host:port, found {url!r}")
-    if parts.scheme == "http" and not is_loopback(listen):
-        raise ConfigError(
-            f"node {name}: connect.url: plain http is for loopback only, found {url!r}",
-            hint="say https, or open a tunnel and name its end on 127.0.0.1",
-        )
-    return url.rstrip("/")
 
 
 def plain() -> Wire:

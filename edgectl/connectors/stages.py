@@ -100,10 +100,10 @@ def _ssh(node: Node, context: Context, connector: Connector) -> list[Stage]:
 
 
 def _http(node: Node, context: Context, connector: Connector) -> list[Stage]:
-    from edgectl.connectors.http import base_url
+    from edgectl.inventory.doors import base_url
 
     del context, connector
-    place = urlsplit(base_url(node.name, node.connect.url, node.connect.host))
+    place = urlsplit(base_url(node))
     return _socket(place.hostname or "", place.port or (443 if place.scheme == "https" else 80))
 
 

@@ -23,7 +23,8 @@ from edgectl_agent.config import HOST_CHANNELS, Config
 from edgectl_agent.core.units import format_duration
 
 from edgectl.core.errors import ConfigError
-from edgectl.inventory.types import HostMetricsEntry, Node, RecordsEntry, ReplayEntry, SourceEntry
+from edgectl.inventory import doors
+from edgectl.inventory.types import FieldsEntry, HostMetricsEntry, HttpEntry, Node, ReplayEntry, SourceEntry
 from edgectl.machine.layout import Layout
 
 TOKEN_FILE = "uplink.token"
@@ -97,7 +98,7 @@ def render(node: Node, columns: Mapping[str, Columns], place: Place) -> str:
         "actions": [_action(f"node {node.name}: action", msgspec.to_builtins(a), place) for a in node.actions],
         "limits": msgspec.to_builtins(node.limits),
         "log": {"to": node.agent.log or place.log},
-        "api": {"listen": node.agent.listen},
+        **doors.settings(node, place.config),
         **_outbound(node, place),
     }
     body = f"version: 1\nnode: {_scalar(node.name)}\n{_body(node.name, msgspec.json.encode(document))}"
@@ -163,6 +164,8 @@ def _source(node: Node, name: str, source: SourceEntry, columns: Mapping[str, Co
         for recipe, needs in fed.items():
             _refuse_missing(where, recipe, needs, HOST_CHANNELS)
         return _plain(source)
+    if isinstance(source, HttpEntry):
+        return _plain(source) | _mapping(where, source, fed)
     path = place.resolve(where, source.path)
     own = _plain(source) | {"path": path, "format": source.format or _format(where, source.path)}
     if place.here and isinstance(source, ReplayEntry) and not Path(path).exists():
@@ -170,7 +173,7 @@ def _source(node: Node, name: str, source: SourceEntry, columns: Mapping[str, Co
     return own | _mapping(where, source, fed)
 
 
-def _mapping(where: str, source: RecordsEntry, fed: Mapping[str, Columns]) -> dict[str, Any]:
+def _mapping(where: str, source: FieldsEntry, fed: Mapping[str, Columns]) -> dict[str, Any]:
     said = {"stream": source.stream, "time": source.time, "zone": source.zone}
     for key in said:
         found = {recipe: getattr(needs, key) for recipe, needs in fed.items()}

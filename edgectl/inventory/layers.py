@@ -49,7 +49,14 @@ BUILT_IN = Layer(
     tier="far-edge",
     connect=ConnectEntry(via="local", every="15m"),
     agent=AgentEntry(
-        version="", packages="auto", memory="200M", cpu="100%", disk="200M", streams=2000, listen="127.0.0.1:0"
+        version="",
+        packages="auto",
+        memory="200M",
+        cpu="100%",
+        disk="200M",
+        streams=2000,
+        listen="127.0.0.1:0",
+        ingest="127.0.0.1:8711",
     ),
     report=ReportEntry(every="60s", silent_after="5m"),
 )

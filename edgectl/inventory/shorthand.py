@@ -1,7 +1,7 @@
 """The short forms of the command line for what fleet.yaml writes out.
 
-``press=tail:/var/log/press.csv``, ``press=replay:press.csv@60``, ``host=host-metrics:10s`` · ``press=press,backup`` ·
-``line=press``
+``press=tail:/var/log/press.csv``, ``press=replay:press.csv@60``, ``host=host-metrics:10s``, ``press=http`` ·
+``press=press,backup`` · ``line=press``
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from edgectl.core.errors import UsageError
 
-_SOURCE = "NAME=tail:PATH, NAME=replay:PATH[@SPEED] or NAME=host-metrics[:EVERY]"
+_SOURCE = "NAME=tail:PATH, NAME=replay:PATH[@SPEED], NAME=host-metrics[:EVERY] or NAME=http"
 _SPEED = re.compile(r"(.+)@(max|\d+(?:\.\d+)?)")
 
 
@@ -21,6 +21,8 @@ def source(text: str) -> tuple[str, dict[str, Any]]:
     name, kind, rest = _split(text)
     if kind == "host-metrics":
         return name, {"type": kind} | ({"every": rest} if rest else {})
+    if kind == "http" and not rest:
+        return name, {"type": kind}
     if kind == "tail" and rest:
         return name, {"type": kind, "path": rest}
     if kind == "replay" and rest:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from edgectl_agent.config import Column, Limits, LogAction
+from edgectl_agent.config import Address, Column, Limits, LogAction
 from edgectl_agent.config import Format as FileFormat
 from edgectl_agent.core.messages import Name
 
@@ -39,16 +39,21 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 # ── the file ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class RecordsEntry(_Strict, frozen=True, kw_only=True):
-    """A file with records. What is left out comes from the recipe that the source feeds."""
+class FieldsEntry(_Strict, frozen=True, kw_only=True):
+    """Where records have what a reading needs. What is left out comes from the recipe that the source feeds."""
 
-    path: str
-    format: FileFormat | None = None
-    """Default: by the suffix of `path`."""
     stream: Column | None = None
     time: Column | None = None
     channels: dict[str, Column] = {}
     zone: str | None = None
+
+
+class RecordsEntry(FieldsEntry, frozen=True, kw_only=True):
+    """A file with records."""
+
+    path: str
+    format: FileFormat | None = None
+    """Default: by the suffix of `path`."""
 
 
 class TailEntry(RecordsEntry, frozen=True, kw_only=True, tag_field="type", tag="tail"):
@@ -72,7 +77,14 @@ class HostMetricsEntry(_Strict, frozen=True, kw_only=True, tag_field="type", tag
     stream: str = ""
 
 
-SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry
+class HttpEntry(FieldsEntry, frozen=True, kw_only=True, tag_field="type", tag="http"):
+    """What other programs post to the node's ``/v1/readings`` (`AgentEntry.ingest`)."""
+
+    queue: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    """Readings that may wait to be scored."""
+
+
+SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry
 
 
 class SecretRef(_Strict, frozen=True, kw_only=True):
@@ -143,6 +155,8 @@ class AgentEntry(_Strict, frozen=True, kw_only=True):
     """Per model; readings of further ones are refused and counted."""
     listen: Listen | None = None
     """Of the control API, on the node's loopback; port 0 takes a free one."""
+    ingest: Address | None = None
+    """Where sources of type ``http`` are fed; off loopback with TLS."""
     log: LogTo | None = None
     """Default: a file for local nodes, else the journal."""
 
@@ -308,6 +322,7 @@ class AgentSettings:
     disk: str
     streams: int
     listen: str
+    ingest: str = "127.0.0.1:8711"
     log: LogTo | None = None
 
     @property

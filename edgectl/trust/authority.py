@@ -136,6 +136,11 @@ class Authority:
         """Where the newest certificate of `node` is kept, if one was issued."""
         return self._issued / f"{node}.crt"
 
+    def issued(self, node: str) -> x509.Certificate | None:
+        """The newest certificate of `node`; None if none was issued. Raises `TrustError` if it is damaged."""
+        path = self.node_certificate(node)
+        return self._load(path) if path.exists() else None
+
     def trusted(self, purpose: Purpose) -> bytes:
         """The root (PEM) that `purpose` issues under. Raises `TrustError` if there is none here."""
         return pem(self._load(self._certificate_path(purpose)))

@@ -46,7 +46,7 @@ def add(
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeatable.")] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=tail:PATH, NAME=replay:PATH@SPEED or NAME=host-metrics:EVERY; repeatable."),
+        typer.Option(help="NAME=tail:PATH, NAME=replay:PATH@SPEED, NAME=host-metrics:EVERY or NAME=http; repeatable."),
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="RECIPE=SOURCE[,SOURCE…]; repeatable.")] = None,
     no_start: Annotated[bool, typer.Option("--no-start", help="Do not start its agent.")] = False,
