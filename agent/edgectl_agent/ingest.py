@@ -1,8 +1,9 @@
 """``POST /v1/readings``: other programs hand in readings. Its own port, its own tokens; nothing here commands the node.
 
-A request is taken as a whole or not at all. 202 says that its readings are in memory and will be scored: an orderly end
-scores them first, SIGKILL or a power cut loses those of at most the time since the last snapshot, and the streams say
-``warming``. A sender that must not lose any waits for nothing else, but keeps what it sent for that long.
+A request is taken as a whole or not at all. 202 says that its readings are in memory and will be scored, in order. An
+orderly end scores them first. SIGKILL or a power cut loses what is not scored yet, and the windows go on from the last
+snapshot (``snapshot.every``) without what came since; a stream that began since then warms up again. Alerts that were
+acknowledged stay. A sender to whom that matters posts to a file instead (source type ``tail``), which is replayed.
 """
 
 from __future__ import annotations
@@ -91,9 +92,11 @@ class Ingest:
         if not self._tokens.accept(request.headers.get("authorization", "")):
             await discard(request, self._max_body)
             return error(401, "the token is missing or wrong → it is in the node's ingest.token_file", "unauthorized")
+        read = False
         try:
             source = self._source(request.query_params.get("source", ""))
             kind, packed = form(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
+            read = True
             body = b"".join([part async for part in body_parts(request, self._max_body)])
             text = unpack(body, self._max_body) if packed else body
             taken = source.offer(split(text, kind))
@@ -102,7 +105,7 @@ class Ingest:
             answer.headers["retry-after"] = str(RETRY_AFTER_S)
             return answer
         except (NotTaken, UsageError) as e:
-            if e.reason not in ("oversized", "slow"):
+            if not read:
                 await discard(request, self._max_body)
             return error(_STATUS.get(e.reason, 400), str(e), e.reason)
         return _json({"accepted": taken.accepted, "rejected": taken.rejected}, 202)
