@@ -1,7 +1,7 @@
 """Puts files on a machine by SFTP so that no other name than a temporary one ever holds half a file.
 
-The temporary name is ``.NAME.HASH.part``: an upload that was cut goes on at the end of what is there, and two uploads
-of the same content at once write the same bytes to the same places.
+The temporary name of a large file is ``.NAME.HASH.part``: an upload that was cut goes on at the end of what is there,
+and two uploads of the same content at once write the same bytes to the same places.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import posixpath
+import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,14 +72,18 @@ def put(sftp: Any, path: str, upload: Upload, mode: int, *, whole: Whole, always
         paramiko.SSHException, EOFError, TimeoutError: the connection broke.
     """
     temporary = part(path, upload)
+    if upload.size <= LARGE:  # nothing to go on with: a name of its own, so that nobody else cuts it short
+        temporary = temporary.removesuffix(SUFFIX) + f".{secrets.token_hex(4)}{SUFFIX}"
     try:
         resumed = _fill(sftp, temporary, upload, mode)
         if (resumed or always) and not whole(temporary, upload.sha256):
             sftp.remove(temporary)
             if not resumed or _fill(sftp, temporary, upload, mode) or not whole(temporary, upload.sha256):
                 raise OSError(errno.EIO, "what arrived is not what was sent")
-        _rename(sftp, temporary, path)
-    except OSError:
+        sftp.posix_rename(temporary, path)
+    except OSError as e:
+        if not isinstance(e, PermissionError) and _size(sftp, path) == upload.size and whole(path, upload.sha256):
+            return  # another upload of the same content was first, and took the temporary file with it
         if upload.size <= LARGE:
             with suppress(OSError, EOFError):
                 sftp.remove(temporary)
@@ -91,7 +96,7 @@ def _fill(sftp: Any, temporary: str, upload: Upload, mode: int) -> int:
     if there > upload.size:
         sftp.remove(temporary)
         there = 0
-    with upload.open() as source, sftp.open(temporary, "r+" if there else "w") as file:
+    with upload.open() as source, _opened(sftp, temporary) as file:
         source.seek(there)
         file.seek(there)
         file.set_pipelined(True)  # does not wait for each chunk's answer; `close` collects them all
@@ -109,12 +114,16 @@ def _fill(sftp: Any, temporary: str, upload: Upload, mode: int) -> int:
     return there
 
 
-def _rename(sftp: Any, temporary: str, path: str) -> None:
+def _opened(sftp: Any, temporary: str) -> Any:
+    """The file, made if need be, and never cut short: another upload of the same content may be writing it."""
+    with suppress(FileNotFoundError):
+        return sftp.open(temporary, "r+")
     try:
-        sftp.posix_rename(temporary, path)
-    except FileNotFoundError:
-        if _size(sftp, path) < 0:  # else another upload of the same content was first
+        return sftp.open(temporary, "wx")
+    except OSError:
+        if _size(sftp, temporary) < 0:
             raise
+        return sftp.open(temporary, "r+")
 
 
 def _size(sftp: Any, path: str) -> int:
@@ -134,8 +143,11 @@ def make_folders(sftp: Any, folder: str, mode: int) -> None:
         sftp.stat(folder)
     except FileNotFoundError:
         make_folders(sftp, posixpath.dirname(folder), mode)
-        with suppress(FileExistsError):
+        try:
             sftp.mkdir(folder)
+        except OSError:  # "Failure", if somebody else has just made it
+            sftp.stat(folder)
+            return
         sftp.chmod(folder, mode)  # the server's umask has its say in mkdir
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +19,7 @@ import httpcore
 from edgectl.connectors import Context
 from edgectl.connectors.answers import Api, api, ending, refused
 from edgectl.connectors.interface import Connector
-from edgectl.connectors.sftp import LARGE, Upload, make_folders, put, sweep
+from edgectl.connectors.sftp import Upload, make_folders, put, sweep
 from edgectl.connectors.ssh_host import SshHost
 from edgectl.connectors.ssh_link import Link
 from edgectl.connectors.ssh_reach import Reach, reach
@@ -127,8 +128,11 @@ class SshConnector(Connector):
                 try:
                     self._put(link, path, Upload.of(files[name]))
                 except StorageError as e:
-                    why = f"cannot put {name} into its spool: {e.message}"
+                    why = f"cannot put {name} into its spool: {e.message.removeprefix(f'node {self.name}: ')}"
                     raise StorageError(f"node {self.name}: {why}", hint=e.hint) from e
+            with link.sftp() as sftp, suppress(OSError):  # a folder that only root may read
+                for folder in {posixpath.dirname(path) for path in paths.values()}:
+                    sweep(sftp, folder)
 
     # ── the agent ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -205,8 +209,6 @@ class SshConnector(Connector):
                 except FileNotFoundError:
                     make_folders(sftp, folder, 0o2770 if self._layout.root else 0o700)
                     put(sftp, path, upload, FILE_MODE, whole=self.host.whole)
-                if upload.size > LARGE:
-                    sweep(sftp, folder)
         except PermissionError:
             content = upload.content
             self._as_root(path, "write", lambda: self.host.write(path, content, mode=FILE_MODE, root=True))

@@ -126,10 +126,11 @@ class Link:
         try:
             yield session
         except (paramiko.SSHException, EOFError, TimeoutError) as e:
-            session.close()
+            self.close()
             raise LinkError(_broke(self.hop, e)) from e
         except OSError as e:
             if session.get_channel().closed:
+                self.close()
                 raise LinkError(_broke(self.hop, e)) from e
             raise
         finally:
@@ -163,7 +164,10 @@ class Link:
                 yield
         except (ConnectionAbortedError, ConnectionRefusedError):
             raise
+        except paramiko.ChannelException as e:  # the machine refuses one channel more, and keeps the others
+            raise LinkError(_broke(self.hop, e)) from e
         except _BROKEN as e:
+            self.close()  # paramiko's reader may not have noticed yet, and the next user must not get this one
             raise LinkError(late if ended.is_set() else _broke(self.hop, e)) from e
 
 

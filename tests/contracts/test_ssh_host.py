@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import psutil
 import pytest
 
 from edgectl.connectors.sftp import Upload, part
+from edgectl.connectors.ssh import SshConnector
 from edgectl.connectors.ssh_host import SshHost
 from edgectl.connectors.ssh_pool import Pool
 from edgectl.core.errors import NodeUnreachable, StorageError
+from edgectl.machine.layout import Layout
 from tests.support.cut import Cut
 from tests.support.sshd import Sshd, way
 
@@ -160,6 +163,19 @@ def test_one_way_is_one_connection_for_any_number_of_threads(host: SshHost, pool
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert pool.open_links == 1
+
+
+def test_uploads_of_the_same_files_at_once_all_succeed_and_leave_no_litter(
+    ssh_server: Sshd, tmp_path: Path, pool: Pool
+) -> None:
+    (tmp_path / "known_hosts").write_text(ssh_server.pin)
+    reach, layout = way(ssh_server, tmp_path, pool=pool), Layout.within(str(tmp_path / "pi"))
+    files = {f"metadata/{number}.json": b"{}" * 500 for number in range(5)} | {"targets/deep/bundle": BIG}
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda _: SshConnector(reach, layout).upload(dict(files)), range(12)))
+    spool = Path(layout.spool)
+    found = {str(path.relative_to(spool)): path.read_bytes() for path in spool.rglob("*") if path.is_file()}
+    assert found == files
 
 
 def test_idle_connections_are_bounded_and_the_longest_unused_is_closed(ssh_server: Sshd, tmp_path: Path) -> None:
