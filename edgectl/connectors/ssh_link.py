@@ -23,11 +23,8 @@ from edgectl.machine.interface import Done
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs tracebacks of what is an answer to us
 
-KEEPALIVE_S = 15
 IDLE_LOOK_S = 1.0
 """How often paramiko looks whether a keepalive is due; its 0.1 s would cost 200 idle connections 4 % of a core."""
-UNACKNOWLEDGED_MS = 30_000
-"""A peer whose machine acknowledges nothing for so long is gone."""
 AUTH_S = 20.0
 OPEN_S = 15.0
 """To open one channel on a connection that stands."""
@@ -184,7 +181,7 @@ def connect(hop: Hop, passphrase: Passphrase, beneath: Link | None = None) -> Li
     try:
         _trust(hop, files, transport)
         _authenticate(hop, transport, passphrase)
-        transport.set_keepalive(KEEPALIVE_S)
+        transport.set_keepalive(hop.alive_s)
         transport.channel_timeout = OPEN_S
     except BaseException:
         link.close()
@@ -235,7 +232,7 @@ def _socket(hop: Hop) -> socket.socket:
         raise _unreached(hop, e) from e
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(hop.gone_s * 1000))
     return sock
 
 

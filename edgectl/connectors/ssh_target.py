@@ -23,6 +23,9 @@ from edgectl.workspace import Workspace
 ENVIRONMENT = "EDGECTL_SSH_CONFIG"
 CONNECT_S = 10.0
 """For a connection to one machine, where ``ConnectTimeout`` says nothing else."""
+ALIVE_S, ALIVE_COUNT = 10.0, 3
+"""How often a quiet connection is tried, and how many tries without an answer mean that it is gone, where
+``ServerAliveInterval`` and ``ServerAliveCountMax`` say nothing else."""
 MOST_JUMPS = 8
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 _JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@\s]+)@)?(?P<host>\[[^\]]+\]|[^:\[\]@\s/]+)(?::(?P<port>\d{1,5}))?/?")
@@ -49,6 +52,10 @@ class Hop:
     known_hosts: tuple[Path, ...] = ()
     """Files with pinned keys; the first that knows the machine decides."""
     timeout_s: float = CONNECT_S
+    alive_s: float = ALIVE_S
+    """How often a quiet connection is tried."""
+    gone_s: float = ALIVE_S * ALIVE_COUNT
+    """A machine that acknowledges nothing for so long is gone."""
 
     @property
     def place(self) -> str:
@@ -121,6 +128,8 @@ class _Hops:
         keys = [Path(path).expanduser() for path in said.get("identityfile", ())]
         if self._key is not None:
             keys = [self._key] if own_key else [*keys, self._key]
+        # never off: a connection cut without a word would be waited for until TCP gives up, a quarter of an hour later
+        alive_s = self._number(said, "ServerAliveInterval") or ALIVE_S
         user_files = str(said.get("userknownhostsfile", "~/.ssh/known_hosts")).split()
         return Hop(
             host=address_,
@@ -131,8 +140,19 @@ class _Hops:
             only=bool(self._key and own_key) or said.get("identitiesonly", "no") == "yes",
             agent=said.get("identityagent", "") != "none",
             known_hosts=(self._known_hosts, *(Path(file).expanduser() for file in user_files)),
-            timeout_s=float(said.get("connecttimeout", CONNECT_S)),
+            timeout_s=self._number(said, "ConnectTimeout") or CONNECT_S,
+            alive_s=alive_s,
+            gone_s=alive_s * (self._number(said, "ServerAliveCountMax") or ALIVE_COUNT),
         )
+
+    def _number(self, said: Mapping[str, Any], key: str) -> float:
+        """0 where it says nothing, or ``none``."""
+        value = str(said.get(key.lower(), "none"))
+        if value == "none":
+            return 0.0
+        if not value.isdecimal():
+            raise ConfigError(f"{self._config} cannot be used: {key}: expected a number, found {value!r}")
+        return float(value)
 
     def jumps(self, jump: str) -> tuple[Hop, ...]:
         """The chain of ``a,b,c``; the first may have a jump host of its own in ``~/.ssh/config``."""
@@ -159,6 +179,9 @@ class _Config:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._parsed: Any = None
+
+    def __str__(self) -> str:
+        return str(self._path)
 
     def lookup(self, host: str) -> Mapping[str, Any]:
         from paramiko import SSHConfig, SSHException

@@ -282,6 +282,8 @@ def test_an_ssh_config_that_makes_no_sense_is_an_invalid_config(site: Site) -> N
     config.write_text("Host *\n  Port\n")
     site.add()
     site.shell.fails(3, "nodes", "start", "pi-1", says=f"{config} cannot be used")
+    config.write_text("Host *\n  ServerAliveInterval often\n")
+    site.shell.fails(3, "nodes", "start", "pi-1", says="ServerAliveInterval: expected a number, found 'often'")
     config.write_text("")
     site.add("pi-2", jump="a b@@")
     site.shell.fails(3, "nodes", "start", "pi-2", says="jump host 'a b@@': expected [user@]host[:port]")
