@@ -16,6 +16,9 @@ test: $(TOOLS) ## set up and run the checks and the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
+soak: $(TOOLS) ## cut the network cable at ten random moments of each command that changes real nodes (root, half an hour)
+	EDGECTL_CUTS=10 $(BIN)/python -m pytest -q -s tests/scenarios/test_lab_cuts.py
+
 bench: $(READY) ## measure speed, memory and detection against named peers; lines go to bench/results.jsonl
 	@missed=; for file in bench/[a-z]*.py; do name=$$(basename $$file .py); echo "── $$name"; \
 		$(BIN)/python -m bench.$$name || missed="$$missed $$name"; done; \
@@ -36,4 +39,4 @@ $(TOOLS): $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ./agent -e '.[dev]'
 	touch $@
 
-.PHONY: help demo test bench wheels clean
+.PHONY: help demo test soak bench wheels clean
