@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.yaml")
     csr = verbs.add_parser("csr", help="print a signing request for this node's own key, which is made if missing")
     csr.set_defaults(verb=_csr)
-    csr.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.yaml that names api.tls.key")
+    csr.add_argument("--config", type=Path, metavar="FILE", help="agent.yaml that names the key, as tls.key")
+    csr.add_argument("--key", type=Path, metavar="FILE", help="the key, where there is no agent.yaml yet")
+    csr.add_argument("--node", default="", metavar="NAME", help="the node's name, with --key")
     record = verbs.add_parser("record", help="write readings as JSON Lines, to train on")
     record.set_defaults(verb=_record)
     record.add_argument("--source", choices=["host-metrics"], default="host-metrics")
@@ -102,14 +104,19 @@ def _check_tls(config: configs.Config) -> None:
 
 
 def _csr(arguments: argparse.Namespace) -> int:
-    config, _ = configs.load(arguments.config)
-    tls = config.api.tls or config.ingest.tls
-    if tls is None:
-        raise ConfigError(f"{arguments.config}: neither api.tls nor ingest.tls is there: no certificate is needed")
+    if (arguments.config is None) == (arguments.key is None) or bool(arguments.key) != bool(arguments.node):
+        raise UsageError("csr: expected --config FILE, or --key FILE and --node NAME")
+    key, node = arguments.key, arguments.node
+    if arguments.config is not None:
+        config, _ = configs.load(arguments.config)
+        tls = config.api.tls or config.ingest.tls
+        if tls is None:
+            raise ConfigError(f"{arguments.config}: neither api.tls nor ingest.tls is there: no certificate is needed")
+        key, node = Path(tls.key), config.node
 
     from edgectl_agent import csr
 
-    print(csr.request(Path(tls.key), config.node).decode(), end="")
+    print(csr.request(key, node).decode(), end="")
     return 0
 
 

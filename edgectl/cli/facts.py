@@ -50,6 +50,7 @@ def complete(workspace: Workspace, fleet: Inventory, store: Store, now_ns: int) 
             assignment=repository.assignment(),
             signed={ref.sha256: r.version for r in repository.releases() for ref in r.variants},
             expiries=_expiries(repository.expiries()),
+            certificates=_certificates(workspace, fleet),
         )
     except TrustError as e:
         return msgspec.structs.replace(facts, untrusted=e.message)
@@ -80,4 +81,20 @@ def _expiries(ends: Mapping[str, datetime]) -> tuple[Expiry, ...]:
     return tuple(
         Expiry(role=role, expires_ns=event_time_ns(end.isoformat()), life_ns=int(lives[role].total_seconds() * 1e9))
         for role, end in ends.items()
+    )
+
+
+def _certificates(workspace: Workspace, fleet: Inventory) -> tuple[Expiry, ...]:
+    """What the fleet's authority has issued, as far as it is kept here. Raises `TrustError` for a damaged one."""
+    from edgectl_agent.core.units import event_time_ns
+
+    from edgectl.core.audit import Expiry
+
+    return tuple(
+        Expiry(
+            role=what,
+            expires_ns=event_time_ns(life.ends.isoformat()),
+            life_ns=int((life.ends - life.begins).total_seconds() * 1e9),
+        )
+        for what, life in wiring.authority(workspace, fleet).lives().items()
     )

@@ -51,6 +51,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     untrusted: str = ""
     """Why the repository cannot be believed; empty if it can."""
     expiries: tuple[Expiry, ...] = ()
+    certificates: tuple[Expiry, ...] = ()
+    """Of the fleet's own authority; the role of a node's is ``node NAME``."""
     critical: tuple[AlertRecord, ...] = ()
     """Open critical alerts."""
     rollouts: tuple[RolloutRecord, ...] = ()
@@ -260,6 +262,23 @@ def metadata(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def certificates(facts: Facts) -> Iterator[Finding]:
+    """A certificate of the fleet's own authority with less than a quarter of its life left."""
+    for held in facts.certificates:
+        left = held.expires_ns - facts.now_ns
+        node = held.role.removeprefix("node ") if held.role.startswith("node ") else ""
+        if left >= LIFE_SHARE * held.life_ns or (node and node not in facts.expected):
+            continue
+        fix = f"edgectl nodes configure --select name={node}" if node else ""
+        verb = "ends" if left > 0 else "ended"
+        yield Finding(
+            kind="certificate-expiring", node=node, subject="" if node else held.role,
+            since_ns=held.expires_ns - int(LIFE_SHARE * held.life_ns),
+            fix=fix or ("edgectl init" if held.role == "operator" else ""),
+            detail=f"{'its' if node else held.role} certificate {verb} {iso(held.expires_ns)}",
+        )  # fmt: skip
+
+
 def unseen(facts: Facts) -> Iterator[Finding]:
     """Critical alerts that are open and that nobody acknowledged in time."""
     for record in facts.critical:
@@ -284,4 +303,4 @@ def unfinished(facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-RULES: tuple[Rule, ...] = (reachability, releases, health, settings, metadata, unseen, unfinished)
+RULES: tuple[Rule, ...] = (reachability, releases, health, settings, metadata, certificates, unseen, unfinished)

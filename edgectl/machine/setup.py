@@ -20,7 +20,7 @@ from edgectl.machine.interface import Done, Host, Told
 from edgectl.machine.layout import AGENT, Layout
 from edgectl.machine.shell import words
 
-Kind = Literal["accounts", "folders", "environment", "trust", "switch", "start"]
+Kind = Literal["accounts", "folders", "environment", "trust", "certificate", "switch", "start"]
 
 _LOOK = r"""
 getent passwd "$user" > /dev/null && echo user
@@ -52,6 +52,8 @@ class Wanted:
     """Files of the configuration and the unit by absolute path."""
     trust: Mapping[str, bytes]
     """Files that the agent takes over and keeps up to date itself; written where there is none."""
+    certify: Callable[[], None] | None = None
+    """Gives the node its certificate, once its environment is there; None where it needs none now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,8 @@ def steps(wanted: Wanted, found: Found, layout: Layout) -> tuple[Step, ...]:
     absent = [path for path in wanted.trust if found.files.get(path) is None]
     if absent:
         todo.append(Step(kind="trust", said=f"write {', '.join(absent)}"))
+    if wanted.certify is not None:
+        todo.append(Step(kind="certificate", said="make a key there and certify it"))
     moved = found.current != environment.path(layout, name)
     changed = [path for path in wanted.files if found.files.get(path) != wanted.files[path]]
     if moved or changed:
@@ -239,6 +243,9 @@ class Setup:
                     environment.install(self.host, self.layout, self.wanted.environment, self.python, self.told)
                 case "trust":
                     self._trust()
+                case "certificate":
+                    if self.wanted.certify is not None:
+                        self.wanted.certify()
                 case "switch":
                     ended = self.switch()
                 case "start":

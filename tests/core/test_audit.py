@@ -128,6 +128,20 @@ def test_metadata_is_expiring_below_a_quarter_of_its_life() -> None:
 
     assert at(100) == []
     assert at(99) == at(-1) == ["metadata-expiring"]
+
+
+def test_a_certificate_is_expiring_below_a_quarter_of_its_life_and_the_fix_says_whose_it_is() -> None:
+    def at(left_s: int, role: str) -> tuple[Finding, ...]:
+        held = Expiry(role=role, expires_ns=NOW + left_s * S, life_ns=400 * S)
+        return audit(facts(record(report()), certificates=(held,)))
+
+    assert at(100, "operator") == at(99, "node gone-long-ago") == ()
+    (mine,) = at(99, "operator")
+    assert (mine.kind, mine.fix) == ("certificate-expiring", "edgectl init")
+    assert mine.detail.startswith("operator certificate ends ")
+    (node,) = at(-1, "node a")
+    assert (node.node, node.fix) == ("a", "edgectl nodes configure --select name=a")
+    assert node.detail.startswith("its certificate ended ")
     assert kinds(facts(record(report()), untrusted="signature wrong")) == ["repository-untrusted"]
 
 

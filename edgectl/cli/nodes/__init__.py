@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgectl.cli.nodes import (
+    certify,
     check,
     importing,
     machines,
@@ -16,6 +17,7 @@ from edgectl.cli.nodes.app import app
 
 __all__ = [
     "app",
+    "certify",
     "check",
     "importing",
     "machines",
