@@ -52,7 +52,7 @@ keep() {                                  # once: what is in place after a power
     while read -r name mode owner path; do
         [ ! -e "$path" ] || cp -p "$path" "old.part/$name" || return 1
     done < files
-    if [ -s old.part/current ]; then probe 0 > before.json 2> /dev/null; fi
+    if [ -s old.part/current ]; then probe 0 "" > before.json 2> /dev/null; fi
     sync; mv old.part old
 }
 
