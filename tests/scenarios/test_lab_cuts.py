@@ -1,4 +1,4 @@
-"""A cable that is pulled at any moment of bootstrap and deploy leaves nothing torn and nothing claimed.
+"""A cable that is pulled at any moment of bootstrap, deploy and upgrade leaves nothing torn and nothing claimed.
 
 EDGECTL_CUTS=10 (`make soak`) cuts each of them ten times, else a few; EDGECTL_SEED repeats a run.
 """
@@ -26,7 +26,7 @@ from tests.support import cuts
 from tests.support.bundles import make_bundle, make_release
 from tests.support.cuts import Cut, broken_scripts, cut, final_files, markdown, moments, report, torn
 from tests.support.lab import Lab, Node
-from tests.support.machines import MachineFleet, running, temporary_files, wheelhouse
+from tests.support.machines import MachineFleet, other_agent, running, temporary_files, wheelhouse
 
 pytestmark = pytest.mark.needs("lab", "system-python")
 
@@ -176,6 +176,35 @@ def test_a_deployment_that_is_cut_claims_nothing_false_and_goes_on(bench: Bench,
         found = report(node)
         assert found is not None, one
         assert found.models[0].bundle == bench.newest(), one
+        after_the_rerun(bench, node, one, (before, during))
+
+
+def test_an_upgrade_that_is_cut_goes_on_by_itself_or_when_it_is_run_again(
+    bench: Bench, lab: Lab, installed_s: float
+) -> None:
+    node = lab["press-01"]
+    for i, after_s in enumerate(moments(SEED, "upgrade", installed_s, MANY or 1, REACHES_S)):
+        version = f"0.1.{101 + i}"
+        wheel = other_agent(bench.wheels, version)
+        (bench.sources / version).mkdir()
+        (bench.sources / version / wheel.name).symlink_to(wheel)
+        command = ("nodes", "upgrade", "press-01", "--to", version, "--wheel", str(wheel), "--wheelhouse",
+                   str(bench.wheels), "--phases", "100%", "--yes")  # fmt: skip
+        before = final_files(node)
+        one = cut(bench.impatient, node, command, after_s)
+        during = final_files(node)
+        assert broken_scripts(node) == []
+        found = report(node)
+        assert found is not None, one
+        if "--resume" in one.said or one.exit == 0:
+            assert not claims(bench, node) or found.agent == version, one
+        node.link(up=True)
+        go_on = one.said.partition("edgectl ")[2].split() if "--resume" in one.said and i % 2 else []
+        bench.shell.ok(*([*go_on, *command[3:9]] if go_on else command), timeout_s=600)
+        found = report(node)
+        assert found is not None, one
+        assert found.agent == version, one
+        assert running(node).startswith(f"{version}-"), one
         after_the_rerun(bench, node, one, (before, during))
 
 
