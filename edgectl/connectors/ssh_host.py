@@ -23,6 +23,8 @@ SCRIPT_S = 120.0
 _ENGLISH = "LC_ALL=C; export LC_ALL\n"
 """Their complaints are read here."""
 
+SYSTEM_PATH = "env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "
+"""For root by login, as sudo's `secure_path` for others: a Python in root's home is of no use to the agent's user."""
 _SAME = """\
 folder=$(dirname "$1") name=$(basename "$1")
 for litter in "$folder/.$name".*.part "$folder/.$name".*.tmp; do
@@ -89,7 +91,7 @@ class SshHost(Host):
         with self._reach.link() as link:
             if root:
                 prefix, typed = self._root()
-                return link.run(f"{prefix}{script}", typed + stdin, timeout_s)
+                return link.run(f"{prefix or SYSTEM_PATH}{script}", typed + stdin, timeout_s)
             return link.run(script, stdin, timeout_s)
 
     def read(self, path: str, *, root: bool = False) -> bytes | None:

@@ -34,7 +34,8 @@ def gather(
         RemoteRefused: the machine does not answer as a POSIX shell does.
     """
     given = {"config": layout.config, "data": layout.data, "home": layout.home, "unit": layout.unit,
-             "account": layout.user, "agent": AGENT, "probe": _PYTHON, "ask": _INDEX if index else ""}  # fmt: skip
+             "account": layout.user, "agent": AGENT, "own": "" if layout.root else "1", "probe": _PYTHON,
+             "ask": _INDEX if index else ""}  # fmt: skip
     script = "".join(f"{name}={words(value)}\n" for name, value in given.items()) + _SCRIPT
     no_root, began = "", now()
     try:
@@ -124,7 +125,7 @@ sys.exit(main(["index", "versions", "onnxruntime", "--only-binary=:all:"] + quie
 """pip, the machine's own or the one that it would give to an environment, with the machine's settings."""
 
 _SCRIPT = r"""
-LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
+LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${own:+:$PATH}
 export LC_ALL PATH
 say() { printf '%s\t%s\n' "$1" "$2"; }
 is() { [ -e "$2" ] && printf 'installed\t%s\n' "$1"; }
