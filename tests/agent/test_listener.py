@@ -98,6 +98,14 @@ def test_a_client_that_works_is_not_disturbed_by_the_limits(port: int) -> None:
                 found += side.recv(1000) or pytest.fail("closed")
 
 
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head() -> None:
+    door = Listener(Starlette(), "127.0.0.1:0", "test")
+    door.bind()
+    assert door._socket is not None
+    assert door._socket.proto == socket.IPPROTO_TCP, "asyncio sets TCP_NODELAY for no other"
+    door.stop()
+
+
 def test_beyond_the_limit_of_connections_requests_are_refused_and_the_first_ones_go_on(port: int) -> None:
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
     with connect(port) as first:

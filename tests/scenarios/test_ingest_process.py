@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +39,9 @@ def usual(stream: str, count: int, end_s: float) -> list[dict[str, Any]]:
 
 def lines(readings: list[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(one).encode() + b"\n" for one in readings)
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -153,6 +159,18 @@ def test_ingest_commands_nothing_and_the_control_api_takes_no_readings(node: Nod
 
 def test_the_token_is_the_owners_alone(node: Node) -> None:
     assert stat.S_IMODE((node.agent.data_dir / "ingest.token").stat().st_mode) == 0o600
+
+
+def test_the_commands_of_the_guide_do_what_it_says(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "guides" / "http.md").read_text()
+    commands = [block for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) if "curl" in block]
+    assert len(commands) == 3
+    with _agent(tmp_path, {"press": FIELDS}) as agent:
+        node = _node(agent)
+        env = os.environ | {"URL": node.url, "TOKEN": node.token}
+        told = [subprocess.run(["sh", "-c", c], env=env, capture_output=True, timeout=60) for c in commands]
+    assert [one.stderr for one in told] == [b"", b"", b""]
+    assert [json.loads(one.stdout) for one in told] == [{"accepted": n, "rejected": {}} for n in (1, 2, 2)]
 
 
 # ── an end of the agent ─────────────────────────────────────────────────────────────────────────────────────────────
