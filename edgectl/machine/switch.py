@@ -30,6 +30,8 @@ _STATES: dict[bytes, State] = {b"taken": "taken", b"reverted": "reverted", b"stu
 WITHIN_S = 60.0
 """How long an agent may take from its start until it is well."""
 _LOOK_S = 10.0
+_AGAIN = 2
+"""How often a script that ended without an outcome is started again."""
 
 SCRIPT = r"""# Moves this machine's agent to new parts, and back if it does not come up. $1: go, undo
 set -u
@@ -74,7 +76,7 @@ place() {                                 # FOLDER: its files and its link; of `
     sync
 }
 
-probe() {                                 # SECONDS: the report, or a sentence on stderr
+probe() {                                 # SECONDS VERSION: the report, or a sentence on stderr
     "$current/bin/$agent" probe --config "$yaml" --version "$2" --within "$1s"
 }
 
@@ -242,15 +244,21 @@ def follow(
     timeout_s: float = 3 * WITHIN_S + 600,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Wait for the outcome of a switch that was begun.
+    """Wait for the outcome of a switch that was begun; a script that the machine ended meanwhile is started again.
 
     Raises:
         NodeUnreachable: the link broke, or there is no outcome within `timeout_s`; the switch goes on by itself.
+        RemoteRefused: its script ends without an outcome, again and again.
     """
-    end_s = clock_s() + timeout_s
+    end_s, again = clock_s() + timeout_s, _AGAIN
     while (found := outcome(host, layout, id_, _LOOK_S)) is None:
         if clock_s() >= end_s:
             raise NodeUnreachable(f"node {host.name}: no word of how its switch ended within {timeout_s:g} s")
+        if not _under_way(host, layout, id_):
+            if not again:
+                raise RemoteRefused(f"node {host.name}: its switch ended without a word", status=500, reason="switch")
+            again -= 1
+            go_on(host, layout, id_)
     return found
 
 
@@ -299,6 +307,14 @@ def forget(host: Host, layout: Layout, keep: tuple[str, ...]) -> None:
     host.run(
         f"find {words(f'{layout.home}/switch')} -mindepth 1 -maxdepth 1 {rest} -exec rm -rf {{}} +", root=layout.root
     )
+
+
+def _under_way(host: Host, layout: Layout, id_: str) -> bool:
+    """Whether the script runs, or has just ended."""
+    done = host.run(
+        f"cd {words(folder(layout, id_))} || exit 4; [ -e result ] || ! flock -n lock true", root=layout.root
+    )
+    return done.status == 0
 
 
 def _start(host: Host, layout: Layout, id_: str, verb: str) -> None:
