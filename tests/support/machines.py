@@ -85,8 +85,8 @@ class MachineFleet:
         """The command must end with `code`, and its last word on stderr be one sentence that contains `says`."""
         done = self.shell.run(*args, timeout_s=600)
         shown = f"edgectl {' '.join(args)} → {done.returncode}\n{done.stdout}\n{done.stderr}"
-        last = done.stderr.strip().splitlines()[-1]
         assert done.returncode == code, shown
+        last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("edgectl: "), shown
         assert says in last, shown
         assert "Traceback" not in done.stderr, shown
