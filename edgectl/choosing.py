@@ -8,17 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgectl.core.errors import ConfigError, NothingMatched, RemoteRefused
+from edgectl.core.machines import MachineFacts
 from edgectl.inventory.types import Node
 from edgectl.machine import packages
 from edgectl.machine.environment import Environment
-from edgectl.machine.interface import Host
 from edgectl.machine.wheelhouse import Wheelhouse
-
-_PLATFORM = """\
-uname -m
-python3 -B -c 'import sys; print("%d.%d" % sys.version_info[:2])' || echo 0.0
-getconf GNU_LIBC_VERSION 2> /dev/null || echo none 0.0
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +30,12 @@ class Choice:
         """Of the agent."""
         return packages.version(self.agent)
 
-    def __call__(self, node: Node, host: Host) -> Environment:
+    def __call__(self, node: Node, facts: MachineFacts) -> Environment:
         """What `node` gets.
 
         Raises:
             ConfigError: fleet.yaml wants another version of the agent.
             RemoteRefused: fleet.yaml or the operator wants a wheelhouse, and none fits the machine.
-            NodeUnreachable: as `Host.run`.
         """
         version = self.version
         wanted = node.agent.version
@@ -50,17 +43,18 @@ class Choice:
             raise ConfigError(
                 f"node {node.name}: fleet.yaml wants agent {wanted}, and this is {version}", hint="name it with --wheel"
             )
-        machine, python, glibc = platform(host)
-        fits = [w for w in self.wheelhouses if w.manifest.fits(machine, _pair(python), _pair(glibc))]
+        python = facts.python.version[:2] if facts.python else (0, 0)
+        fits = [w for w in self.wheelhouses if w.manifest.fits(facts.machine, python, facts.glibc)]
         uploads = node.agent.packages != "index"
         if fits and uploads:
             wheels = tuple(w for w in fits[-1].wheels if not w.name.startswith("edgectl_agent-"))
             return Environment(version=version, agent=self.agent, wheels=wheels)
         if uploads and (self.explicit or node.agent.packages == "wheelhouse"):
+            own = f"{facts.machine}, Python {_dotted(python)}, glibc {_dotted(facts.glibc)}"
             raise RemoteRefused(
-                f"node {node.name}: no wheelhouse fits it ({machine}, Python {python}, glibc {glibc})",
+                f"node {node.name}: no wheelhouse fits it ({own})",
                 status=424,
-                hint=f"edgectl wheelhouse build --platform {machine} --python {python}",
+                hint=f"edgectl wheelhouse build --platform {facts.machine} --python {_dotted(python)}",
                 reason="packages",
             )
         return Environment(version=version, agent=self.agent, constraints=packages.constraints())
@@ -101,16 +95,9 @@ def choice(
     return Choice(agent=found[-1], wheelhouses=houses, explicit=wheelhouse is not None)
 
 
-def platform(host: Host) -> tuple[str, str, str]:
-    """Machine, Python's minor version and glibc of a machine, as ``x86_64``, ``3.11``, ``2.36``."""
-    machine, python, glibc = (*host.run(_PLATFORM).text.splitlines(), "unknown", "0.0", "none 0.0")[:3]
-    return machine, python, glibc.rpartition(" ")[2]
-
-
 def _agents(houses: Sequence[Wheelhouse]) -> list[Path]:
     return [wheel for house in houses for wheel in house.wheels if wheel.name.startswith("edgectl_agent-")]
 
 
-def _pair(text: str) -> tuple[int, int]:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor.partition(".")[0] or 0)
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -16,21 +16,27 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 from edgectl_agent import yamlfile
 from edgectl_agent.config import Config
+from edgectl_agent.core.units import size_bytes
 
 from edgectl import provision
-from edgectl.core.errors import EdgeError, NodeUnreachable, RemoteRefused, UsageError
+from edgectl.core.errors import EdgeError, NodeUnreachable, RemoteRefused, StorageError, UsageError
+from edgectl.core.machines import MachineFacts, Needs, check
 from edgectl.delivery.parallel import each
 from edgectl.inventory.agent_config import Columns
 from edgectl.inventory.types import Node
 from edgectl.machine import layout as layouts
 from edgectl.machine import lease, removal, setup, supervisor, switch, unit
 from edgectl.machine.environment import Environment
+from edgectl.machine.facts import gather
 from edgectl.machine.interface import Host, Told
 from edgectl.machine.layout import Layout
 from edgectl.machine.move import Move
 from edgectl.machine.setup import Setup, Step, Wanted
 from edgectl.machine.shell import words
 from edgectl.workspace import Workspace
+
+_BEFORE = ("architecture", "libc", "python", "writable", "memory", "clock", "root")
+"""Checks that refuse a machine whatever is on it; room is needed only where something is installed."""
 
 T = TypeVar("T")
 State = Literal["installed", "unchanged", "planned", "failed", "unreachable"]
@@ -57,7 +63,7 @@ class Packages(Protocol):
     @property
     def version(self) -> str: ...
 
-    def __call__(self, node: Node, host: Host) -> Environment: ...
+    def __call__(self, node: Node, facts: MachineFacts) -> Environment: ...
 
 
 Tell = Callable[[str, str], None]
@@ -102,14 +108,17 @@ class Installer:
         began = self.monotonic_s()
         host, layout = self.machine(node), layouts.of(node)
         with closing(host):
-            basics = _basics(host)
-            wanted = self._wanted(node, host, layout, basics)
+            facts, now_s = gather(host, layout, index=False)
+            _refuse(node, facts, now_s, _BEFORE)
+            wanted = self._wanted(node, layout, facts, _basics(host).login)
             found = setup.look(host, layout, wanted)
             setup.check_owner(wanted, found, layout, lambda other: setup.same_fleet(other, self.root))
             todo = setup.steps(wanted, found, layout)
+            if any(step.kind == "environment" for step in todo):
+                _refuse(node, facts, now_s, "disk")
             if todo and not dry_run:
                 with self.hold(node, host, layout):
-                    self._carry_out(node, host, layout, wanted, todo, basics)
+                    self._carry_out(node, host, layout, wanted, todo, facts)
         return Installed(
             node=node.name,
             state="planned" if dry_run and todo else "installed" if todo else "unchanged",
@@ -121,25 +130,26 @@ class Installer:
         )
 
     def _carry_out(
-        self, node: Node, host: Host, layout: Layout, wanted: Wanted, todo: tuple[Step, ...], basics: _Basics
+        self, node: Node, host: Host, layout: Layout, wanted: Wanted, todo: tuple[Step, ...], facts: MachineFacts
     ) -> None:
         work = Setup(
-            host=host, layout=layout, wanted=wanted, service=_service(layout, basics.systemd), told=self.uploaded,
+            host=host, layout=layout, wanted=wanted, service=_service(layout, facts.systemd), told=self.uploaded,
+            python=facts.python.path if facts.python else "python3",
             before=lambda step: self.tell(node.name, step.said),
         )  # fmt: skip
         ended = work.carry_out(todo)
         if ended is not None:
             setup.judged(host, ended)
 
-    def _wanted(self, node: Node, host: Host, layout: Layout, basics: _Basics) -> Wanted:
+    def _wanted(self, node: Node, layout: Layout, facts: MachineFacts, login: str) -> Wanted:
         files = provision.files(node, self.workspace, self.columns, self.root, layout)
         trust = {layout.path(name): content for name, content in files.items() if name.startswith("data/trust/")}
         placed = {layout.path(name): content for name, content in files.items() if not name.startswith("data/trust/")}
         return Wanted(
             node=node.name,
-            login=basics.login,
-            environment=self.packages(node, host),
-            files=placed | _service_files(layout, placed[layout.agent_yaml], basics.systemd),
+            login=login,
+            environment=self.packages(node, facts),
+            files=placed | _service_files(layout, placed[layout.agent_yaml], facts.systemd),
             trust=trust,
         )
 
@@ -154,7 +164,7 @@ class Installer:
         """
         host, layout = self.machine(node), layouts.of(node)
         with closing(host):
-            wanted = self.packages(node, host).name
+            wanted = self.packages(node, gather(host, layout, index=False)[0]).name
             found = host.run(f"readlink {words(layout.current)}", root=layout.root).text.rpartition("/")[2]
         if not found:
             raise UsageError(f"node {node.name}: there is no agent on it", hint=f"edgectl nodes bootstrap {node.name}")
@@ -173,8 +183,10 @@ class Installer:
     def upgrade(self, node: Node, id_: str) -> Move:
         """The move of a node to the environment that it shall have."""
         host, layout = self.machine(node), layouts.of(node)
-        wanted = self.packages(node, host)
-        return self._move(node, host, layout, id_, wanted.version, wanted, {})
+        facts, _ = gather(host, layout, index=False)
+        wanted = self.packages(node, facts)
+        python = facts.python.path if facts.python else "python3"
+        return self._move(node, host, layout, id_, wanted.version, wanted, {}, python)
 
     def configure(self, node: Node, id_: str) -> Move:
         """The move of a node to the agent.yaml that fleet.yaml makes, and the unit that belongs to it."""
@@ -199,10 +211,10 @@ class Installer:
 
     def _move(
         self, node: Node, host: Host, layout: Layout, id_: str, version: str, wanted: Environment | None,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes], python: str = "python3",
     ) -> Move:  # fmt: skip
         return Move(
-            host=host, layout=layout, id=id_, version=version, environment=wanted, files=files,
+            python=python, host=host, layout=layout, id=id_, version=version, environment=wanted, files=files,
             service=_service(layout, _basics(host).systemd), hold=lambda: self.hold(node, host, layout),
         )  # fmt: skip
 
@@ -248,6 +260,26 @@ def failure(node: str, e: EdgeError) -> Installed:
     state: State = "unreachable" if gone else "failed"
     detail = e.message.removeprefix(f"node {node}: ") + (f" → {e.hint}" if e.hint else "")
     return Installed(node=node, state=state, detail=detail, exit_code=e.exit_code)
+
+
+def _refuse(node: Node, facts: MachineFacts, now_s: float, names: str | tuple[str, ...]) -> None:
+    """Raise the first of these checks (`edgectl nodes check` prints all) that the machine does not pass.
+
+    Raises:
+        StorageError: too little room, or a read-only disk.
+        RemoteRefused: anything else.
+    """
+    needs = Needs(
+        node=node.name, now_s=now_s, memory_bytes=size_bytes(node.limits.memory),
+        outbox_bytes=size_bytes(node.limits.outbox),
+    )  # fmt: skip
+    for one in check(facts, needs):
+        if one.verdict == "refuse" and one.name.startswith(names):
+            expected = f", expected {one.expected}" if one.expected else ""
+            said = f"node {node.name}: {one.name}: {one.found}{expected}"
+            if one.name.startswith(("disk", "writable")):
+                raise StorageError(said, hint=one.fix)
+            raise RemoteRefused(said, status=412, hint=one.fix, reason="check")
 
 
 def _service(layout: Layout, systemd: int) -> str:

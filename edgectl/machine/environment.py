@@ -32,12 +32,18 @@ exec 9> "${env%/*}/.lock" && flock 9   # what a cut link left running may yet co
 if [ -e "$env/bin/python" ]; then exit 0; fi
 rm -rf "$new"
 trap 'rm -rf "$new"' EXIT
-"$python" -m venv "$new"
+pip() { "$new/bin/python" -m pip "$@"; }
+if "$python" -m ensurepip --version > /dev/null 2>&1; then
+    "$python" -m venv "$new"
+else                                    # Debian without python3-venv: the machine's own pip installs into it
+    "$python" -m venv --without-pip "$new"
+    pip() { "$python" -m pip --python "$new/bin/python" "$@"; }
+fi
 mkdir "$new/tmp"
 TMPDIR=$new/tmp HOME=$new/tmp          # what programs leave in a home goes with it
 export TMPDIR HOME
 [ "$source" = index ] || set -- --no-index "$@"
-"$new/bin/python" -m pip install -q --no-cache-dir --no-compile --find-links "$wheels" "$@"
+pip install -q --no-cache-dir --no-compile --find-links "$wheels" "$@"
 "$new/bin/python" -m compileall -q -s "$new" -p "$env" "$new/lib" > /dev/null || :
 "$new/bin/python" -I -c 'import edgectl_agent.runtime'
 rm -rf "$new/tmp"

@@ -43,6 +43,8 @@ class Move:
     service: str
     hold: Callable[[], AbstractContextManager[object]]
     """Keeps other operators off the machine while its block runs; raises `LockHeld`."""
+    python: str = "python3"
+    """Interpreter that the environment is made with."""
     within_s: float = switch.WITHIN_S
 
     def stage(self) -> None:
@@ -58,7 +60,7 @@ class Move:
             switch.drop(self.host, self.layout, self.id)
         wanted = self.environment
         if wanted is not None and wanted.name not in environment.present(self.host, self.layout):
-            environment.install(self.host, self.layout, wanted)
+            environment.install(self.host, self.layout, wanted, self.python)
         if self.layout.agent_yaml in self.files:
             self._check()
 

@@ -12,7 +12,7 @@ from tests.scenarios.fleets import until
 from tests.support.lab import Lab, changes
 from tests.support.machines import LOGS, MachineFleet, left, running, temporary_files, wheelhouse
 
-pytestmark = pytest.mark.needs("lab", "system-python")
+pytestmark = pytest.mark.needs("lab", "system-python", "index")
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[Lab]
         lab.node("tiny", disk="60m")
         lab.node("humble", sudo="none")
         lab.node("cut")
+        lab.node("old", machine="armv7l")
+        lab.node("bare", without=("python",))
+        lab.node("frozen", read_only=True)
         lab.boot()
         yield lab
 
@@ -108,10 +111,17 @@ def test_a_bootstrap_that_was_killed_while_it_installed_is_completed_by_the_next
     assert temporary_files(lab["cut"]) == []
 
 
-def test_a_full_disk_and_a_missing_sudo_get_one_sentence(fleet: MachineFleet, lab: Lab, wheels: Path) -> None:
+def test_machines_that_cannot_run_the_agent_are_refused_in_one_sentence_and_left_alone(
+    fleet: MachineFleet, lab: Lab, wheels: Path
+) -> None:
     given = ("--wheelhouse", str(wheels))
-    fleet.refused(75, "nodes", "bootstrap", "tiny", *given, says="no space left on device → make room on tiny")
+    fleet.refused(75, "nodes", "bootstrap", "tiny", *given, says="disk /opt/edgectl-agent: ")
     fleet.refused(30, "nodes", "bootstrap", "humble", *given, says="sudo does not let edge be root")
+    fleet.refused(30, "nodes", "bootstrap", "old", *given, says="architecture: armv7l")
+    fleet.refused(30, "nodes", "bootstrap", "bare", *given, says="python: none, expected ≥ 3.11 with venv")
+    fleet.refused(75, "nodes", "bootstrap", "frozen", *given, says="writable: / read-only")
+    for name in ("tiny", "humble", "old", "bare", "frozen"):
+        assert lab[name].console("ls -d /opt/edgectl-agent /etc/edgectl-agent").stdout == "", "nothing was begun"
 
 
 def test_a_machine_that_is_gone_is_forgotten_only_when_that_is_said(fleet: MachineFleet, lab: Lab) -> None:
