@@ -38,6 +38,10 @@ from edgectl.workspace import Workspace
 _BEFORE = ("architecture", "libc", "python", "writable", "memory", "clock", "root")
 """Checks that refuse a machine whatever is on it; room is needed only where something is installed."""
 
+_RENDERING = threading.Lock()
+"""Recipes and agent.yaml are decoded by one thread at a time: msgspec builds a type's tables at its first use, and two
+threads that do so at once end the process (see edgectl_agent.core.messages)."""
+
 T = TypeVar("T")
 State = Literal["installed", "unchanged", "planned", "failed", "unreachable"]
 
@@ -142,16 +146,22 @@ class Installer:
             setup.judged(host, ended)
 
     def _wanted(self, node: Node, layout: Layout, facts: MachineFacts, login: str) -> Wanted:
-        files = provision.files(node, self.workspace, self.columns, self.root, layout)
-        trust = {layout.path(name): content for name, content in files.items() if name.startswith("data/trust/")}
-        placed = {layout.path(name): content for name, content in files.items() if not name.startswith("data/trust/")}
+        placed, trust = self._files(node, layout, facts.systemd)
         return Wanted(
             node=node.name,
             login=login,
             environment=self.packages(node, facts),
-            files=placed | _service_files(layout, placed[layout.agent_yaml], facts.systemd),
+            files=placed,
             trust=trust,
         )
+
+    def _files(self, node: Node, layout: Layout, systemd: int) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Path → content of the configuration with its service, and of what the agent takes over."""
+        with _RENDERING:
+            files = provision.files(node, self.workspace, self.columns, self.root, layout)
+            own = {layout.path(name): content for name, content in files.items() if not name.startswith("data/")}
+            own |= _service_files(layout, own[layout.agent_yaml], systemd)
+        return own, {layout.path(name): content for name, content in files.items() if name.startswith("data/")}
 
     # ── moves ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -177,7 +187,8 @@ class Installer:
 
     def part(self, node: Node) -> str:
         """SHA-256 of the agent.yaml that a node shall have. Raises `ConfigError`."""
-        text = provision.agent_yaml(node, self.workspace, self.columns, layouts.of(node))
+        with _RENDERING:
+            text = provision.agent_yaml(node, self.workspace, self.columns, layouts.of(node))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def upgrade(self, node: Node, id_: str) -> Move:
@@ -195,9 +206,8 @@ class Installer:
 
     def configuration(self, node: Node, host: Host, layout: Layout) -> dict[str, bytes]:
         """Path → content of all that is configuration. Raises `ConfigError`, and as `Host.run`."""
-        files = provision.files(node, self.workspace, self.columns, self.root, layout)
-        placed = {layout.path(name): content for name, content in files.items() if not name.startswith("data/")}
-        return placed | _service_files(layout, placed[layout.agent_yaml], _basics(host).systemd)
+        placed, _ = self._files(node, layout, _basics(host).systemd)
+        return placed
 
     def differences(self, node: Node) -> str:
         """What `configure` would change: a unified diff, empty for nothing. Raises as `configuration`."""
