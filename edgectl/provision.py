@@ -101,7 +101,9 @@ def remove(node: Node, workspace: Workspace, uninstall: Callable[[], None] | Non
         StorageError: a disk refused.
         EdgeError: whatever `uninstall` raises; the node stays in fleet.yaml.
     """
-    text = editing.remove(workspace.fleet_file.read_text(encoding="utf-8"), node.name, workspace.root)
+    text = workspace.fleet_file.read_text(encoding="utf-8")
+    if node.name in parse(text, folder=workspace.root).names:  # else it enrolled: fleet.yaml does not name it
+        text = editing.remove(text, node.name, workspace.root)
     if uninstall is not None:
         uninstall()
     editing.save(workspace.fleet_file, text)

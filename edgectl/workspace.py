@@ -72,6 +72,11 @@ class Workspace:
     def wheelhouses(self) -> Path:
         return self.private / "wheelhouses"
 
+    @property
+    def installs(self) -> Path:
+        """Install scripts that invites name."""
+        return self.private / "installs"
+
     def node(self, name: str) -> Path:
         """Base folder of a node that runs on this machine (connector `local`)."""
         return self.private / "nodes" / name

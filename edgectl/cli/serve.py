@@ -44,6 +44,7 @@ def serve(
     server.check(place)
     with wiring.store(workspace, fleet) as store, server.bind(place) as taken:
         hub = Hub(fleet.fleet, store, workspace.resolve(fleet.repository_dir), forks)
+        hub.workspace, hub.columns = workspace, wiring.columns(workspace)
         url = server.Listen(host=host, port=taken.getsockname()[1], certificate=tls_cert).url
         note(f"serving {fleet.fleet} on {url}; Ctrl-C ends it")
         server.run(build(hub), place, taken)

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from edgectl.connectors.interface import Connector
     from edgectl.connectors.ssh_reach import Reach
     from edgectl.inventory.agent_config import Columns
-    from edgectl.inventory.types import Inventory, Node, SecretRef
+    from edgectl.inventory.types import FleetFile, Inventory, Node, SecretRef
     from edgectl.machine.interface import Host
     from edgectl.registry.directory import DirectoryRegistry
     from edgectl.store.engine import Database
+    from edgectl.store.enrolments import Enrolment
     from edgectl.store.store import Store
     from edgectl.trust.authority import Authority
     from edgectl.trust.keys import KeyStore, Role
@@ -43,10 +44,17 @@ def now() -> datetime:
 
 
 def inventory(workspace: Workspace) -> Inventory:
-    """fleet.yaml, read. Raises `ConfigError`."""
+    """fleet.yaml, read, and where there is a receiver the nodes that enrolled. Raises `ConfigError`, `StorageError`."""
     from edgectl.inventory.reading import load
 
-    return load(workspace.fleet_file)
+    def enrolled(file: FleetFile) -> tuple[Enrolment, ...]:
+        if not file.receiver.url:
+            return ()
+        from edgectl.enrolled import read
+
+        return read(file, workspace.root)
+
+    return load(workspace.fleet_file, enrolled)
 
 
 def keys(workspace: Workspace) -> KeyStore:

@@ -10,11 +10,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from edgectl import __version__
-from edgectl.hub import files, sync
+from edgectl.hub import enrol, files, sync
 from edgectl.hub.answers import HANDLERS, data
 from edgectl.hub.hub import Hub
 
-PARTS: tuple[Callable[[Hub], list[BaseRoute]], ...] = (sync.routes, files.routes)
+PARTS: tuple[Callable[[Hub], list[BaseRoute]], ...] = (sync.routes, enrol.routes, files.routes)
 
 
 def build(hub: Hub) -> Starlette:

@@ -9,10 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgectl.core.errors import ConfigError
 from edgectl.hub.answers import Busy
+from edgectl.inventory.agent_config import Columns
 from edgectl.store.store import Store
+from edgectl.workspace import Workspace
 
 MOST_WAITING = 256
+
+
+def _no_recipes(name: str) -> Columns:
+    raise ConfigError(f"the receiver knows no recipe {name}")
 
 
 @dataclass
@@ -28,6 +35,10 @@ class Hub:
     repository: Path
     forks: int = 8
     clock_ns: Callable[[], int] = time.time_ns
+    workspace: Workspace | None = None
+    """Where there is one, machines may enrol."""
+    columns: Callable[[str], Columns] = _no_recipes
+    """Recipe → where its data has what it needs: for the agent.yaml of nodes that enrol."""
     _turns: threading.Semaphore = field(init=False)
     _places: threading.Semaphore = field(init=False)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgectl_agent import yamlfile
 
 from edgectl.core.errors import ConfigError
 from edgectl.inventory.layers import Members, no_members, settle
 from edgectl.inventory.types import FleetFile, Inventory
+
+if TYPE_CHECKING:
+    from edgectl.store.enrolments import Enrolment
 
 INSTEAD = {
     "limits": "it is part of agent now: agent: {memory, cpu, disk, streams}, where disk was limits.outbox",
@@ -46,13 +50,20 @@ def parse_file(text: str, name: str = "fleet.yaml") -> FleetFile:
         raise _advised(e) from e
 
 
-def load(path: Path) -> Inventory:
-    """Read `path`. Raises `ConfigError` as `parse` does, and for a missing or unreadable file."""
+def load(path: Path, enrolled: Callable[[FleetFile], tuple[Enrolment, ...]] | None = None) -> Inventory:
+    """Read `path`; with `enrolled`, also the nodes that enrolled by themselves.
+
+    Raises `ConfigError` as `parse` does, and for a missing or unreadable file.
+    """
     with _uncollected():
         try:
             file = yamlfile.load(path, FleetFile)
         except ConfigError as e:
             raise _advised(e) from e
+        if enrolled is not None:
+            from edgectl.enrolled import add
+
+            file = add(file, enrolled(file))
         return _settled(file, path.name, path.parent)
 
 

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from edgectl.cli import wiring
 from edgectl.cli.nodes.app import Profile, Site, app
 from edgectl.cli.output import Column, Format, FormatOption, emit, note, settings
 from edgectl.core.errors import UsageError
+from edgectl.workspace import Workspace
 
 
 @app.command("import")
@@ -17,6 +19,7 @@ def import_(
     ctx: typer.Context,
     ansible: Annotated[Path | None, typer.Option(help="An Ansible inventory, INI or YAML.")] = None,
     csv: Annotated[Path | None, typer.Option(help="A table: a line per node, the first one names the columns.")] = None,
+    enrolled: Annotated[bool, typer.Option("--enrolled", help="The nodes that joined by an invite.")] = False,
     limit: Annotated[str, typer.Option(help="Only this group of the Ansible inventory.")] = "",
     site: Site = "",
     site_from: Annotated[str, typer.Option(help="Ansible variable that holds a host's site.")] = "",
@@ -31,6 +34,8 @@ def import_(
     if site and site_from:
         raise UsageError("expected --site or --site-from, found both")
     workspace = settings(ctx).workspace
+    if enrolled:
+        return _enrolled(workspace, dry_run, output)
     found, remarks = importing.found(ansible, csv, limit, site_from)
     with workspace.lock("nodes import"):
         changes = importing.decide(found, workspace, site, profile or [], machines=ansible is not None)
@@ -39,4 +44,20 @@ def import_(
         written = not dry_run and importing.write(changes, workspace)
     for remark in remarks:
         note(remark)
-    note(f"{counted(changes)}; " + ("fleet.yaml has them" if written else "fleet.yaml is as it was"))
+    return note(f"{counted(changes)}; " + ("fleet.yaml has them" if written else "fleet.yaml is as it was"))
+
+
+def _enrolled(workspace: Workspace, dry_run: bool, output: Format) -> None:
+    from edgectl.enrolled import unnamed
+    from edgectl.inventory import editing
+
+    fleet = wiring.inventory(workspace)
+    with workspace.lock("nodes import"), wiring.store(workspace, fleet) as store:
+        text = workspace.fleet_file.read_text(encoding="utf-8")
+        found = unnamed(text, workspace.root, store.enrolments.all())
+        for enrolment in found:
+            text = editing.add(text, enrolment.entry, workspace.root)
+        if found and not dry_run:
+            editing.save(workspace.fleet_file, text)
+    emit(found, (Column("NODE", "node"), Column("SITE", "site")), output, name="node")
+    note(f"{len(found)} nodes that joined by an invite " + ("would be" if dry_run else "are new") + " in fleet.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -161,6 +162,7 @@ def remove(
     workspace = said.workspace
     fleet = wiring.inventory(workspace)
     node = fleet.node(name)
+    forget = forget or (node.via == "pull" and not node.connect.user)  # it is managed where it lives
     lost = "" if keep_data else ", with alerts that were not collected"
     what = "from fleet.yaml, and leave its machine as it is" if forget else f"and its files{lost}"
     if not confirm(f"Remove node {name} {what}?", yes=yes, settings=said):
@@ -170,7 +172,9 @@ def remove(
         provision.remove(node, workspace, uninstall)
         with wiring.store(workspace, fleet) as store:
             store.nodes.forget(name)
-    return note(f"{name} is removed")
+            if store.enrolments.forget(name):
+                store.credentials.revoke(name, time.time_ns())
+    return note(f"{name} is removed{'; what it has where it lives stays there' if forget else ''}")
 
 
 def _place(said: Settings, name: str, verb: str, stop: bool) -> bool:

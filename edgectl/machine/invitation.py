@@ -1,0 +1,92 @@
+"""The install script that an invite names, and the one line that fetches and runs it.
+
+The line holds the script's SHA-256, and the script the receiver's authority: a machine that trusts nobody yet fetches
+the script from whoever answers, and runs it only if it is the invited one. From there on everything is verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+
+_HEAD = r"""#!/bin/sh
+# Installs edgectl-agent and joins this machine to a fleet: sh THIS TOKEN [--folder DIR]
+set -u
+refuse() {
+    echo "edgectl: $1" >&2
+    exit 3
+}
+[ "$(uname -s)" = Linux ] || refuse "this machine runs $(uname -s), the agent needs Linux"
+machine=$(uname -m)
+case $machine in
+    x86_64 | aarch64) ;;
+    *) refuse "this machine is $machine: ONNX Runtime has no wheel for it, expected x86_64 or aarch64" ;;
+esac
+if ldd --version 2>&1 | grep -qi musl; then
+    refuse "this machine has the C library musl, for which ONNX Runtime has no wheel (Alpine, OpenWrt), expected glibc"
+fi
+glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d ' ' -f 2)
+case $glibc in
+    '' | 1.* | 2.[0-9] | 2.1[0-9] | 2.2[0-7])
+        refuse "this machine has glibc ${glibc:-of unknown version}, expected 2.28 or newer"
+        ;;
+esac
+python='' newest=''
+for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    command -v "$name" >/dev/null 2>&1 || continue
+    newest=${newest:-$("$name" -c 'import platform; print(platform.python_version())' 2>/dev/null)}
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$(command -v "$name")
+        break
+    fi
+done
+[ -n "$newest" ] || refuse "this machine has no Python, expected 3.11 or newer → apt install python3 python3-venv"
+[ -n "$python" ] || refuse "this machine has Python $newest, expected 3.11 or newer"
+"$python" -c 'import ensurepip, ssl, venv' 2>/dev/null ||
+    refuse "this machine's Python lacks venv → apt install python3-venv"
+case " $* " in
+    *" --folder "*) ;;
+    *)
+        if [ "$(id -u)" != 0 ]; then
+            command -v sudo >/dev/null 2>&1 || refuse "this needs root and there is no sudo → run it as root"
+            exec sudo sh "$0" "$@"
+        fi
+        ;;
+esac
+exec "$python" -I - "$@" <<'EDGECTL'
+"""
+_TAIL = """
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads({settings}), sys.argv[1:]))
+EDGECTL
+"""
+
+
+def script(url: str, ca: str, fleet: str) -> str:
+    """The install script of a receiver at `url`, vouched for by `ca` (PEM; empty: a public authority)."""
+    program = Path(__file__).with_name("installer.py").read_text(encoding="utf-8")
+    settings = repr(json.dumps({"url": url, "ca": ca, "fleet": fleet}))
+    return f"{_HEAD}{program}{_TAIL.format(settings=settings)}"
+
+
+def file_name(text: str) -> str:
+    """Under which a script is served: it never changes under its name."""
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.sh"
+
+
+def line(url: str, text: str, token: str) -> str:
+    """What somebody types on the machine: fetch by curl or Python, compare, run."""
+    where = f"{url.rstrip('/')}/install/{file_name(text)}"
+    fetch = (
+        "import ssl,sys,urllib.request as u;"
+        "sys.stdout.buffer.write(u.urlopen(sys.argv[1],context=ssl._create_unverified_context()).read())"
+    )
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return (
+        f"u={shlex.quote(where)} f=edgectl-install.sh; "
+        f'{{ curl -fsSk "$u" || python3 -c \'{fetch}\' "$u"; }} > $f && '
+        f"echo '{digest}  edgectl-install.sh' | sha256sum -c - > /dev/null && sh $f {shlex.quote(token)}"
+    )
