@@ -6,6 +6,7 @@ invite's token; the uplink's token is made on the machine, and only its digest c
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,20 +104,18 @@ def _offer(workspace: Workspace, asked: dict[str, str]) -> dict[str, Any]:
         raise Refused(409, "this machine has no glibc, expected 2.28 or newer", "unfit") from e
     agent = packages.agent_wheel(workspace.wheels)
     version = packages.version(agent)
-    own = _listed("agent", agent)
     for house in wheelhouse.every(workspace.wheelhouses):
         made = house.manifest
         if made.agent == version and made.fits(machine, python, glibc):
-            files = [_listed(house.folder.name, path) for path in house.wheels]
+            files = [_listed(house.folder.name, file.name, file.sha256) for file in made.files]
             agents = [file for file in files if file["name"].startswith("edgectl_agent-")]
             rest = [file for file in files if file not in agents]
             return _offered(version, agents[0], rest, "")
+    own = _listed("agent", agent.name, hashlib.sha256(agent.read_bytes()).hexdigest())
     return _offered(version, own, [], packages.constraints().decode())
 
 
 def _offered(version: str, agent: dict[str, str], wheels: list[dict[str, str]], constraints: str) -> dict[str, Any]:
-    import hashlib
-
     total = hashlib.sha256(constraints.encode())
     for file in sorted((agent, *wheels), key=lambda file: file["name"]):
         total.update(f"{file['name']} {file['sha256']}\n".encode())
@@ -124,12 +123,8 @@ def _offered(version: str, agent: dict[str, str], wheels: list[dict[str, str]], 
     return {"version": version, "name": name, "agent": agent, "wheels": wheels, "constraints": constraints}
 
 
-def _listed(house: str, path: Path) -> dict[str, str]:
-    import hashlib
-
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "sha256": digest, "path": f"/install/wheels/{house}/{path.name}"}
+def _listed(house: str, name: str, sha256: str) -> dict[str, str]:
+    return {"name": name, "sha256": sha256, "path": f"/install/wheels/{house}/{name}"}
 
 
 def _wheel(workspace: Workspace, asked: dict[str, str]) -> Path:
