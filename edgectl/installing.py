@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Literal, Protocol, TypeVar
 
 import msgspec
@@ -18,14 +19,15 @@ from edgectl_agent import yamlfile
 from edgectl_agent.config import Config
 from edgectl_agent.core.units import size_bytes
 
-from edgectl import provision
+from edgectl import enrolment, provision
 from edgectl.core.errors import EdgeError, NodeUnreachable, RemoteRefused, StorageError, UsageError
 from edgectl.core.machines import MachineFacts, Needs, check
 from edgectl.delivery.parallel import each
 from edgectl.inventory.agent_config import Columns
+from edgectl.inventory.doors import certified
 from edgectl.inventory.types import Node
+from edgectl.machine import environment, lease, removal, setup, supervisor, switch, unit
 from edgectl.machine import layout as layouts
-from edgectl.machine import lease, removal, setup, supervisor, switch, unit
 from edgectl.machine.environment import Environment
 from edgectl.machine.facts import gather
 from edgectl.machine.interface import Host, Told
@@ -33,6 +35,7 @@ from edgectl.machine.layout import Layout
 from edgectl.machine.move import Move
 from edgectl.machine.setup import Setup, Step, Wanted
 from edgectl.machine.shell import words
+from edgectl.trust.authority import Authority
 from edgectl.workspace import Workspace
 
 _BEFORE = ("architecture", "libc", "python", "writable", "memory", "clock", "root")
@@ -89,6 +92,8 @@ class Installer:
     columns: Callable[[str], Columns]
     root: bytes
     """The first root.json: whom the nodes trust."""
+    authority: Authority
+    now: datetime
     machine: Callable[[Node], Host]
     packages: Packages
     command: str
@@ -117,6 +122,7 @@ class Installer:
             wanted = self._wanted(node, layout, facts, _basics(host).login)
             found = setup.look(host, layout, wanted)
             setup.check_owner(wanted, found, layout, lambda other: setup.same_fleet(other, self.root))
+            wanted = self._certified(wanted, node, host, layout)
             todo = setup.steps(wanted, found, layout)
             if any(step.kind == "environment" for step in todo):
                 _refuse(node, facts, now_s, "disk")
@@ -163,6 +169,21 @@ class Installer:
             own |= _service_files(layout, own[layout.agent_yaml], systemd)
         return own, {layout.path(name): content for name, content in files.items() if name.startswith("data/")}
 
+    def _certified(self, wanted: Wanted, node: Node, host: Host, layout: Layout) -> Wanted:
+        """`wanted`, with how the node gets a certificate if it needs one now."""
+        if not self._uncertified(node, host, layout):
+            return wanted
+        where = environment.path(layout, wanted.environment.name)
+        return replace(wanted, certify=lambda: self._enrol(node, host, layout, where))
+
+    def _uncertified(self, node: Node, host: Host, layout: Layout) -> bool:
+        if not certified(node):
+            return False
+        return enrolment.due(node, self.authority, self.now) or enrolment.missing(host, layout)
+
+    def _enrol(self, node: Node, host: Host, layout: Layout, where: str) -> None:
+        enrolment.enrol(node, host, layout, where, self.authority, self.now)
+
     # ── moves ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def behind(self, node: Node) -> str:
@@ -202,6 +223,8 @@ class Installer:
     def configure(self, node: Node, id_: str) -> Move:
         """The move of a node to the agent.yaml that fleet.yaml makes, and the unit that belongs to it."""
         host, layout = self.machine(node), layouts.of(node)
+        if self._uncertified(node, host, layout):  # beside the running agent, which shows it from the next connection
+            self._enrol(node, host, layout, layout.current)
         return self._move(node, host, layout, id_, "", None, self.configuration(node, host, layout))
 
     def configuration(self, node: Node, host: Host, layout: Layout) -> dict[str, bytes]:
@@ -215,9 +238,11 @@ class Installer:
         with closing(host):
             wanted = self.configuration(node, host, layout)
             found = {path: host.read(path, root=layout.root) for path in wanted}
+            renewed = f"a new certificate for {node.name}\n" if self._uncertified(node, host, layout) else ""
         if found[layout.agent_yaml] is None:
             raise UsageError(f"node {node.name}: there is no agent on it", hint=f"edgectl nodes bootstrap {node.name}")
-        return "".join(setup.diff(path, found[path], wanted[path]) for path in wanted if found[path] != wanted[path])
+        changed = (path for path in wanted if found[path] != wanted[path])
+        return "".join(setup.diff(path, found[path], wanted[path]) for path in changed) + renewed
 
     def _move(
         self, node: Node, host: Host, layout: Layout, id_: str, version: str, wanted: Environment | None,

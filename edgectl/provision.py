@@ -107,6 +107,7 @@ def remove(node: Node, workspace: Workspace, uninstall: Callable[[], None] | Non
     if uninstall is not None:
         uninstall()
     editing.save(workspace.fleet_file, text)
+    (workspace.certificates / f"{node.name}.crt").unlink(missing_ok=True)  # nobody's concern any more
 
 
 def _answers(connector: Connector) -> bool:

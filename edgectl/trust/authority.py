@@ -114,10 +114,6 @@ class Authority:
         self._save(self.operator_certificate, made)
         return True
 
-    def forget(self, node: str) -> None:
-        """The node is gone: its certificate is nobody's concern any more."""
-        self.node_certificate(node).unlink(missing_ok=True)
-
     # ── looked at ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property

@@ -71,6 +71,8 @@ def installing(
     return Installer(
         workspace=workspace,
         columns=wiring.columns(workspace),
+        authority=wiring.authority(workspace, fleet),
+        now=wiring.now(),
         root=wiring.repository(workspace, fleet).root_bytes(),
         machine=lambda node: wiring.machine(workspace, fleet, node),
         packages=choice(workspace.wheels, workspace.wheelhouses, wheel, wheelhouse, to),
