@@ -62,7 +62,8 @@ def plain(text: str, name: str) -> Any:
         return yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
-        where = f" line {mark.line + 1}:" if mark else ""
+        last = text.count("\n") + 1  # libyaml counts one more line at the end of a file
+        where = f" line {min(mark.line + 1, last)}:" if mark else ""
         raise ConfigError(f"{name}:{where} not valid YAML: {getattr(e, 'problem', e)}") from e
     except ConfigError as e:
         raise ConfigError(f"{name}: {e.message}") from e

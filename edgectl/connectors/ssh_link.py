@@ -255,7 +255,7 @@ def _channel(hop: Hop, beneath: Link) -> paramiko.Channel:
 
 
 def _no_ssh(hop: Hop, e: BaseException) -> str:
-    if isinstance(e, TimeoutError):
+    if isinstance(e, TimeoutError) or "protocol banner" in str(e):  # whose time ends first, ours or paramiko's
         return f"{hop.place} answers, and does not speak SSH within {hop.timeout_s:g} s"
     return f"{hop.place} broke off before it was known: {_why(e)}"
 

@@ -63,7 +63,7 @@ def test_a_wrong_type_in_the_recipe_is_named_by_its_path(shell: Shell) -> None:
     folder.mkdir(parents=True)
     text = "recipe: mine\ntime: {column: ts}\nchannels: {a: {range: [0, high]}}\nfeatures: []\nmodel: {type: pca}\n"
     (folder / "recipe.yaml").write_text(text + "alerts: {budget: {warning: 1/d, critical: 1/d}}\n")
-    says = "models/mine/recipe.yaml: channels.a.range[1]: expected float | null, found 'high'"
+    says = "models/mine/recipe.yaml: channels.a.range[1]: expected float, found 'high'"
     refused(shell, 3, "mine", "--data", series(shell), says=says)
 
 

@@ -121,7 +121,8 @@ def test_a_release_goes_in_and_alerts_come_out_by_hand(site: Site) -> None:
 
     # Nobody tried to reach it, so nothing failed: audit has nothing to say of it.
     found = shell.run("audit", "-o", "json")
-    assert [row for row in json.loads(found.stdout) if row["node"] == "gap"] == []
+    told = {row["kind"] for row in json.loads(found.stdout) if row["node"] == "gap"}
+    assert told <= {"config-drift"}, "its agent.yaml is this test's own"
 
 
 def test_a_slice_that_is_not_whole_or_not_this_nodes_is_refused_before_anything_is_touched(site: Site) -> None:

@@ -44,15 +44,16 @@ AGENT_YAML = {
     "log": {"to": "journald"},
 }  # fmt: skip
 INSTALL = f"""
+mkdir -p /srv/clone /srv/libraries
 useradd --system --user-group --home-dir {LAYOUT.data} --shell /usr/sbin/nologin {LAYOUT.user}
 mkdir -p {LAYOUT.config} {LAYOUT.home}/venvs
 /usr/bin/python3 -m venv --without-pip {LAYOUT.home}/venvs/test
 ln -s venvs/test {LAYOUT.current}
-printf '%s\\n' {ROOT}/agent {{libraries}} > {LAYOUT.current}/lib/python3.11/site-packages/clone.pth
+printf '%s\\n' /srv/clone /srv/libraries > {LAYOUT.current}/lib/python3.11/site-packages/clone.pth
 printf '#!/bin/sh\\nexec {LAYOUT.current}/bin/python -P -m edgectl_agent "$@"\\n' > {LAYOUT.current}/bin/edgectl-agent
 chmod 755 {LAYOUT.current}/bin/edgectl-agent
 """
-"""As bootstrap leaves a node, but with this clone's code and libraries."""
+"""As bootstrap leaves a node, but with this clone's code and libraries, wherever they lie."""
 CALL = """
 import json, sys, urllib.request
 there = json.load(open("/var/lib/edgectl-agent/api.json"))
@@ -81,8 +82,10 @@ def node(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     text = yaml.safe_dump(AGENT_YAML)
     libraries = next(path for path in sys.path if path.endswith("site-packages"))
     with Lab(folder) as lab:
-        node = lab.node("press-01", also=INSTALL.format(libraries=Path(libraries).resolve()))
+        node = lab.node("press-01", also=INSTALL)
         lab.boot()
+        node.show(ROOT / "agent", "/srv/clone")
+        node.show(Path(libraries).resolve(), "/srv/libraries")
         unit = render(LAYOUT, yamlfile.parse(text, Config, "agent.yaml"), disk="500M", systemd=252)
         (node.root / LAYOUT.agent_yaml[1:]).write_text(text)
         (node.root / LAYOUT.unit[1:]).write_text(unit)

@@ -210,6 +210,12 @@ class Node:
         """All that is on its disk; compare two with `changes`."""
         return snapshots.look(self.upper, self.root, tuple(skip))
 
+    def show(self, folder: Path, at: str) -> None:
+        """Let it see, at its own folder `at`, a folder of this machine that may lie where its own are (below /tmp)."""
+        subprocess.run(
+            ["nsenter", "-t", str(self.init), "-m", "mount", "--bind", folder, f"{self.base}/m{at}"], check=True
+        )
+
     def fill(self, leave: int) -> None:
         """Fill its disk but for `leave` bytes; `rm /var/fill` frees it."""
         free = os.statvfs(self.upper)
