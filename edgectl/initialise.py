@@ -108,6 +108,10 @@ def _certificates(
     if not workspace.keys.is_dir():  # they are kept elsewhere, and so is the authority that nodes know
         return
     authority = Authority(workspace.keys, workspace.certificates, fleet.fleet)
+    if not (
+        workspace.keys / "root.pem"
+    ).exists():  # the fleet's keys are elsewhere, and nodes trust its authority there
+        return
     if not authority.exists():
         authority.create(passphrase(), now)
         authority.renew_operator(operator(), passphrase() if authority.locked() else None, now)
