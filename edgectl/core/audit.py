@@ -130,7 +130,8 @@ def reachability(facts: Facts) -> Iterator[Finding]:
         again = "edgectl collect" if expected.asked else f"edgectl nodes why {name}"
         if record.error:
             since = record.failing_since_ns or record.attempted_ns
-            yield Finding(kind="unreachable", node=name, since_ns=since, detail=record.error, fix=show)
+            detail = record.error.removeprefix(f"node {name}: ")  # the finding names it already
+            yield Finding(kind="unreachable", node=name, since_ns=since, detail=detail, fix=show)
         elif record.report is None:
             yield Finding(kind="silent", node=name, since_ns=facts.now_ns, detail="has never reported", fix=again)
         elif facts.now_ns - record.received_ns > expected.silent_after_ns:
