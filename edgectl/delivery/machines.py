@@ -154,7 +154,8 @@ class MachineRunner(Runner):
             self._keep(found)
         with suppress(EdgeError):  # an older environment more on its disk is no failure
             move.tidy()
-        models = f", {len(found.models)} models" if found and found.models else ""
+        count = len(found.models) if found else 0
+        models = f", {count} model{'s' if count > 1 else ''}" if count else ""
         return self._journal("confirm", name, f"agent {found.agent if found else move.version}{models}")
 
     def _return(self, name: str) -> None:

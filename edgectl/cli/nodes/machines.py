@@ -10,7 +10,7 @@ import typer
 from edgectl.cli import rolling, wiring
 from edgectl.cli.nodes import moving
 from edgectl.cli.nodes.app import Names, app
-from edgectl.cli.output import Format, FormatOption, YesOption, confirm, note, settings, write
+from edgectl.cli.output import Format, FormatOption, YesOption, confirm, note, settings
 from edgectl.core.errors import EdgeError
 
 
@@ -109,7 +109,7 @@ def configure(
         installer = moving.installing(said, fleet, "nodes configure")
         texts = moving.split(each_node(nodes, installer.differences, forks), unknown="?")
         if diff or dry_run:
-            write("\n".join(text.rstrip("\n") for text in texts.values() if text != "?"))
+            moving.show_differences({name: text for name, text in texts.items() if text != "?"}, output)
         parts = {name: installer.part(fleet.node(name)) for name in texts}
         moving.roll(
             "configure", said, fleet, store, parts, moving.digest(parts), (canary, phases),

@@ -101,14 +101,19 @@ def uninstall(said: Settings, fleet: Inventory, node: Node, keep_data: bool) -> 
         raise
 
 
+def show_differences(diffs: Mapping[str, str], output: Format) -> None:
+    """Print node → diff for people, each under its node's name; its files have the same paths on every node."""
+    if output in (Format.TABLE, Format.WIDE):
+        for name, text in diffs.items():
+            write(f"node {name}\n{text.rstrip()}")
+
+
 def finish(rows: Sequence[Installed], diff: bool, output: Format) -> None:
     """Print what became of machines, and end with the exit code of the worst."""
     from edgectl.installing import worst
 
-    if diff and output in (Format.TABLE, Format.WIDE):
-        for row in rows:
-            if row.diff:
-                write(row.diff.rstrip("\n"))
+    if diff:
+        show_differences({row.node: row.diff for row in rows if row.diff}, output)
     columns = (
         Column("NODE", "node"),
         Column("STATE", "state"),
