@@ -178,14 +178,16 @@ class Node:
         assert done.returncode == 0, f"{self.name}: {command} → {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def console(self, command: str, *, user: str = "root") -> subprocess.CompletedProcess[str]:
+    def console(
+        self, command: str, *, user: str = "root", timeout_s: float = WAIT_S
+    ) -> subprocess.CompletedProcess[str]:
         """As `run`, whatever the status."""
         enter = ["nsenter", "-t", str(self.init), "-a", "-r", "-w"]
         become = [] if user == "root" else ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
         clean = ["env", "-i", f"PATH=/usr/local/sbin:/usr/local/bin:{PATH}", f"HOME=/home/{user}"]
         return subprocess.run(
-            [*enter, *clean, *become, "sh", "-c", command], capture_output=True, text=True, timeout=WAIT_S, check=False,
-            stdin=subprocess.DEVNULL,
+            [*enter, *clean, *become, "sh", "-c", command], capture_output=True, text=True, timeout=timeout_s,
+            check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def ssh(self, command: str, *, user: str = "edge") -> subprocess.CompletedProcess[str]:

@@ -65,6 +65,8 @@ class MachineFleet:
         self.shell.ok("init", "--fleet", "acme")
         (folder / "known_hosts").write_text(lab.known_hosts + self._by_name())
         self.nodes: dict[str, dict[str, Any]] = {}
+        self.more: dict[str, Any] = {}
+        """Further top-level keys of fleet.yaml."""
 
     def _by_name(self) -> str:
         return "".join(f"{node.name} {node.host_key}\n" for node in self.lab.nodes)
@@ -78,7 +80,7 @@ class MachineFleet:
                 connect["jump"] = f"edge@{node.jump.address}"
             entry = {"name": name, "connect": connect, "sources": {"host": {"type": "host-metrics", "every": "1s"}}}
             self.nodes[name] = {**entry, **self.nodes.get(name, {}), **settings}
-        document = {"version": 1, "fleet": "acme", "nodes": list(self.nodes.values())}
+        document = {"version": 1, "fleet": "acme", **self.more, "nodes": list(self.nodes.values())}
         (self.folder / "fleet.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
     def refused(self, code: int, *args: str, says: str) -> str:
