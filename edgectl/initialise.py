@@ -105,12 +105,8 @@ def _certificates(
     workspace: Workspace, fleet: Inventory, passphrase: Callable[[], str | None], now: datetime
 ) -> Iterator[str]:
     """The fleet's certificate authority, and this operator's certificate; one that is due is renewed."""
-    if not workspace.keys.is_dir():  # they are kept elsewhere, and so is the authority that nodes know
-        return
     authority = Authority(workspace.keys, workspace.certificates, fleet.fleet)
-    if not (
-        workspace.keys / "root.pem"
-    ).exists():  # the fleet's keys are elsewhere, and nodes trust its authority there
+    if not (workspace.keys / "root.pem").exists():  # the keys are elsewhere, and the authority that nodes know is, too
         return
     if not authority.exists():
         authority.create(passphrase(), now)
