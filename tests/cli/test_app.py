@@ -103,7 +103,7 @@ def test_a_bug_is_one_line_and_its_traceback_is_in_the_workspace(shell: Shell) -
     database.mkdir()
     shell.env = {"PYTHONPATH": str(shell.folder)}
     (shell.folder / "sitecustomize.py").write_text(
-        "import edgectl.inventory.reading as r\ndef broken(path): raise KeyError('boo')\nr.load = broken\n"
+        "import edgectl.inventory.reading as r\ndef broken(*given): raise KeyError('boo')\nr.load = broken\n"
     )
     said = shell.fails(1, "nodes", "list", says="internal error: KeyError: 'boo' → please report it")
     file = Path(said.rpartition(" ")[2])
@@ -125,7 +125,7 @@ def test_a_reader_that_went_away_ends_the_command_quietly(shell: Shell) -> None:
 def test_ctrl_c_says_how_to_go_on(shell: Shell) -> None:
     (shell.folder / "sitecustomize.py").write_text(
         "import os, signal\nimport edgectl.inventory.reading as r\n"
-        "def waiting(path): os.kill(os.getpid(), signal.SIGINT)\nr.load = waiting\n"
+        "def waiting(*given): os.kill(os.getpid(), signal.SIGINT)\nr.load = waiting\n"
     )
     shell.env = {"PYTHONPATH": str(shell.folder)}
     shell.fails(130, "nodes", "list", says="interrupted → ")
