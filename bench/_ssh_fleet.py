@@ -24,9 +24,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgectl.cli import wiring
 from edgectl.delivery.parallel import each
+from edgectl.fleet.membership import files, run
 from edgectl.machine.layout import Layout
 from edgectl.machine.supervisor import script
-from edgectl.provision import files, run
 from edgectl.trust.keys import KeyStore
 from edgectl.trust.repository import Repository
 from edgectl.workspace import Workspace

@@ -139,7 +139,7 @@ def _known(node: str, fleet: Inventory, store: Store) -> None:
 def _emit(found: Sequence[AlertRecord], output: Format, empty: str) -> None:
     from edgectl_agent.core.units import iso
 
-    from edgectl.overview import age
+    from edgectl.core.status import age
 
     now_s = time.time()
     columns = (

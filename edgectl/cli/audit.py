@@ -68,7 +68,7 @@ def _print(changes: Changes, since_last: bool, output: Format) -> None:
     from collections import Counter
 
     from edgectl.core.audit import group
-    from edgectl.overview import age
+    from edgectl.core.status import age
 
     now_s = time.time()
     columns = (

@@ -88,13 +88,13 @@ def _setup(workspace: Workspace, fleet: Inventory, repository: Repository, node:
     """What somebody needs who sets the node up: its agent.yaml and whom to trust; nothing for one on this machine."""
     from edgectl_agent.core.airgap import SETUP
 
-    from edgectl import provision
+    from edgectl.fleet import membership
 
     chosen = fleet.node(node)
     if chosen.via == "local":
         return {}
     try:
-        files = provision.files(chosen, workspace, wiring.columns(workspace), repository.root_bytes())
+        files = membership.files(chosen, workspace, wiring.columns(workspace), repository.root_bytes())
     except EdgeError as e:
         note(f"{node}: its slice has no {SETUP}agent.yaml: {e}")
         return {}

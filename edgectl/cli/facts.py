@@ -62,9 +62,9 @@ def _with_configuration(
     """`expected`, with what each node's agent.yaml should be."""
     import msgspec
 
-    from edgectl import provision
+    from edgectl.fleet import membership
 
-    found, refused = provision.desired(fleet, workspace, wiring.columns(workspace))
+    found, refused = membership.desired(fleet, workspace, wiring.columns(workspace))
     return {
         name: msgspec.structs.replace(wanted, config_sha256=found.get(name, ""), config_refused=refused.get(name, ""))
         for name, wanted in expected.items()

@@ -17,7 +17,7 @@ Model = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A model; w
 @app.command("list")
 def list_(ctx: typer.Context, output: FormatOption = Format.TABLE) -> None:
     """Every trained version, and which are signed."""
-    from edgectl.signing import rows
+    from edgectl.trust.signing import rows
 
     workspace = settings(ctx).workspace
     repository = wiring.repository(workspace, wiring.inventory(workspace))
@@ -40,7 +40,7 @@ def show(ctx: typer.Context, model: Model, output: FormatOption = Format.TABLE) 
     import msgspec
 
     from edgectl.core.releases import parse_model
-    from edgectl.signing import row
+    from edgectl.trust.signing import row
 
     workspace = settings(ctx).workspace
     repository, registry = wiring.repository(workspace, wiring.inventory(workspace)), wiring.registry(workspace)
@@ -62,8 +62,8 @@ def sign(
     passphrase_file: wiring.PassphraseOption = None,
 ) -> None:
     """Sign a trained version, so that nodes accept it."""
-    from edgectl import signing
     from edgectl.core.releases import parse_model
+    from edgectl.trust import signing
 
     said = settings(ctx)
     workspace, keys, name = said.workspace, wiring.keys(said.workspace), parse_model(model)
@@ -86,8 +86,8 @@ def verify(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Check every signature and digest, from the root to the last byte."""
-    from edgectl import signing
     from edgectl.core.releases import parse_model
+    from edgectl.trust import signing
 
     workspace = settings(ctx).workspace
     repository = wiring.repository(workspace, wiring.inventory(workspace))

@@ -48,7 +48,7 @@ def choose(
     """Names of the `candidates` that the options mean. Raises `NothingMatched` (`none` if there are no candidates)."""
     from edgectl.core import selector
     from edgectl.core.phases import ordered
-    from edgectl.overview import selectable
+    from edgectl.fleet.overview import selectable
 
     if not candidates:
         raise NothingMatched(none, hint="edgectl nodes list -o wide")
@@ -185,7 +185,7 @@ def _tell(entry: Entry, progress: Progress) -> None:
 
 
 def _waiting(count: int, longest_s: float) -> None:
-    from edgectl.overview import age
+    from edgectl.core.status import age
 
     who = f"{count} nodes report" if count > 1 else "a node reports"
     note(f"{who} without being asked, within {age(longest_s)}; Ctrl-C leaves the rollout, and it can be resumed")

@@ -68,7 +68,7 @@ def render(value: FleetStatus, zone: str, wide: bool = False) -> str:
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
-    from edgectl.overview import age
+    from edgectl.core.status import age
 
     at = datetime.fromtimestamp(value.at_ns / 1e9, ZoneInfo(zone)).strftime("%d %b %H:%M %Z")
     fresh = "no report yet"
@@ -118,7 +118,7 @@ def _rollout(line: RolloutLine) -> str:
 
 
 def _nodes(value: FleetStatus) -> str:
-    from edgectl.overview import age
+    from edgectl.core.status import age
 
     rows = [["NODE", "SITE", "TIER", "STATE", "AGE", "MODELS", "OPEN", "DETAIL"]]
     for n in value.nodes:

@@ -50,7 +50,7 @@ def inventory(workspace: Workspace) -> Inventory:
     def enrolled(file: FleetFile) -> tuple[Enrolment, ...]:
         if not file.receiver.url:
             return ()
-        from edgectl.enrolled import read
+        from edgectl.enrolment.enrolling import read
 
         return read(file, workspace.root)
 

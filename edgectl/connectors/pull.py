@@ -20,7 +20,7 @@ from edgectl.connectors.answers import refused
 from edgectl.connectors.interface import Connector
 from edgectl.core.errors import SILENT, LockHeld, NodeUnreachable, RemoteRefused, StorageError, UsageError
 from edgectl.core.records import MALFORMED
-from edgectl.overview import age
+from edgectl.core.status import age
 from edgectl.store.orders import Order
 from edgectl.store.store import Store
 

@@ -204,3 +204,11 @@ def _needs(findings: Sequence[Finding], now_ns: int) -> tuple[Need, ...]:
 def day_ago(now_ns: int) -> int:
     """The beginning of the last 24 hours."""
     return now_ns - DAY_NS
+
+
+def age(seconds: float) -> str:
+    """``4 s``, ``12 min``, ``3 h``, ``2 d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"

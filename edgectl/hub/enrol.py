@@ -73,7 +73,7 @@ def routes(hub: Hub) -> list[BaseRoute]:
 
 
 def _enrol(hub: Hub, workspace: Workspace, raw: bytes) -> dict[str, Any]:
-    from edgectl.enrolled import files_for
+    from edgectl.enrolment.enrolling import files_for
 
     try:
         said = msgspec.json.decode(raw, type=Enrol)

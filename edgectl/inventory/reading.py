@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from edgectl_agent import yamlfile
 
 from edgectl.core.errors import ConfigError
 from edgectl.inventory.layers import Members, no_members, settle
-from edgectl.inventory.types import FleetFile, Inventory
+from edgectl.inventory.types import FleetFile, Inventory, NodeEntry
 
 if TYPE_CHECKING:
     from edgectl.store.enrolments import Enrolment
@@ -61,9 +62,7 @@ def load(path: Path, enrolled: Callable[[FleetFile], tuple[Enrolment, ...]] | No
         except ConfigError as e:
             raise _advised(e) from e
         if enrolled is not None:
-            from edgectl.enrolled import add
-
-            file = add(file, enrolled(file))
+            file = _with(file, enrolled(file))
         return _settled(file, path.name, path.parent)
 
 
@@ -74,6 +73,24 @@ def members_in(folder: Path | None) -> Members:
     from edgectl.inventory.members import Files
 
     return Files(folder)
+
+
+def _with(file: FleetFile, enrolments: tuple[Enrolment, ...]) -> FleetFile:
+    """`file` with the enrolled nodes that it does not name itself.
+
+    A site or profile that fleet.yaml has lost since is left out: one node must not make the whole file unreadable.
+    """
+    named = {entry.name for entry in file.nodes or ()}
+    more = tuple(_entry(file, e) for e in enrolments if e.node not in named)
+    return msgspec.structs.replace(file, nodes=(*(file.nodes or ()), *more)) if more else file
+
+
+def _entry(file: FleetFile, enrolment: Enrolment) -> NodeEntry:
+    entry = dict(enrolment.entry)
+    if entry["site"] not in (file.sites or {}):
+        entry["site"] = ""
+    entry["profiles"] = [name for name in entry.get("profiles", ()) if name in (file.profiles or {})]
+    return msgspec.convert(entry, NodeEntry)
 
 
 @contextmanager

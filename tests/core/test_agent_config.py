@@ -8,8 +8,8 @@ import pytest
 import yaml
 from edgectl_agent import config as agent
 
-from edgectl import provision
 from edgectl.core.errors import ConfigError
+from edgectl.fleet import membership
 from edgectl.inventory.agent_config import Columns, here, render, sha256, there
 from edgectl.inventory.reading import parse
 from edgectl.inventory.types import Node
@@ -77,8 +77,8 @@ def test_what_every_node_should_have_is_known_without_reaching_one(tmp_path: Pat
     def columns(recipe: str) -> Columns:
         return Columns(stream="=host", time="t", zone="UTC", channels={"cpu": "cpu"})
 
-    found, wrong = provision.desired(fleet, workspace, columns)
-    files = provision.files(fleet.node("p-2"), workspace, columns, b"root")
+    found, wrong = membership.desired(fleet, workspace, columns)
+    files = membership.files(fleet.node("p-2"), workspace, columns, b"root")
     assert found["p-2"] == sha256(files["agent.yaml"].decode())
     assert len(set(found.values())) == 3
     assert list(wrong) == ["q"]

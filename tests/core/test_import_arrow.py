@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,28 @@ def test_core_imports_no_io(file: Path) -> None:
     allowed = ("edgectl_agent.core", "edgectl.core") if file.is_relative_to(OPERATOR) else ("edgectl_agent.core",)
     for name in imports(file):
         assert name.startswith(allowed) or name.split(".")[0] in PURE, f"{file.name} imports {name}"
+
+
+def rooms_below(room: Path) -> set[str]:
+    """The folders of `edgectl` that files of `room` import when they run; what only types need is left out."""
+    found: set[str] = set()
+    for file in files(room):
+        tree = ast.parse(file.read_text())
+        typing = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+        for_types = {inner for block in typing for inner in ast.walk(block)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node not in for_types:
+                package, *inside = (node.module or "").split(".")
+                found |= {inside[0]} if package == "edgectl" and inside else set()
+    return {name for name in found if (OPERATOR / name).is_dir()} - {room.name}
+
+
+def test_folders_of_the_operators_side_import_in_one_direction() -> None:
+    rooms = {room.name: rooms_below(room) for room in OPERATOR.iterdir() if room.is_dir() and any(room.rglob("*.py"))}
+    order = list(TopologicalSorter(rooms).static_order())  # raises CycleError and names the circle
+    assert rooms["core"] == set()
+    assert order.index("machine") < order.index("fleet") < order.index("enrolment") < order.index("provisioning")
+    assert not any("cli" in below for below in rooms.values())
 
 
 def test_only_one_file_knows_onnx_runtime() -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from edgectl.core import calendar
 from edgectl.core.errors import ConfigError
+from edgectl.fleet.overview import node_settings
 from edgectl.inventory.patterns import expand
 from edgectl.inventory.reading import parse
 from edgectl.inventory.types import Inventory
-from edgectl.overview import node_settings
 
 PLANTS = """\
 version: 1

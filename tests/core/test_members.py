@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from edgectl import importing
 from edgectl.core.errors import ConfigError
+from edgectl.fleet import importing
 from edgectl.inventory import ansible, ansible_hosts
 from edgectl.inventory.ansible import Host, Sealed
 from edgectl.inventory.importing import Change, merged

@@ -81,8 +81,8 @@ class PullFleet:
     def enrol(self, name: str) -> None:
         """Put there by hand what an invite installs: agent.yaml, whom to trust, the token."""
         from edgectl.cli import wiring
+        from edgectl.fleet.membership import files
         from edgectl.inventory.agent_config import CA_FILE, TOKEN_FILE
-        from edgectl.provision import files
         from edgectl.workspace import Workspace
 
         workspace = Workspace(self.folder)

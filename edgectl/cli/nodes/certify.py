@@ -20,7 +20,7 @@ def certify(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the node's files (default: ./NAME).")] = None,
 ) -> None:
     """Sign a node's request: its certificate, agent.yaml and whom it trusts, to be copied there by hand."""
-    from edgectl import enrolment
+    from edgectl.enrolment import certifying
     from edgectl.machine.layout import of
 
     workspace = settings(ctx).workspace
@@ -29,9 +29,9 @@ def certify(
     folder = out or Path(name)
     with workspace.lock(f"nodes certify {name}"):
         root = wiring.repository(workspace, fleet).root_bytes()
-        made = enrolment.by_hand(
+        made = certifying.by_hand(
             node, workspace, wiring.columns(workspace), root, wiring.authority(workspace, fleet), csr, wiring.now()
         )
-        enrolment.save(made, folder)
+        certifying.save(made, folder)
     layout = of(node)
     note("\n".join(f"copy {folder / file} to {layout.path(file)}" for file in made))

@@ -28,8 +28,9 @@ def check(
     """Look whether machines can run the agent; nothing is written there."""
     from edgectl.core.selector import select as selected
     from edgectl.delivery.parallel import each
-    from edgectl.machine import checking, packages, wheelhouse
+    from edgectl.machine import packages, wheelhouse
     from edgectl.machine.layout import Layout
+    from edgectl.provisioning import checking
 
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)

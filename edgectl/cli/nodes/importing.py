@@ -28,7 +28,7 @@ def import_(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Write nodes of an Ansible inventory or a table into fleet.yaml; again, it brings changes only."""
-    from edgectl import importing
+    from edgectl.fleet import importing
     from edgectl.inventory.importing import counted
 
     if site and site_from:
@@ -48,7 +48,7 @@ def import_(
 
 
 def _enrolled(workspace: Workspace, dry_run: bool, output: Format) -> None:
-    from edgectl.enrolled import unnamed
+    from edgectl.enrolment.enrolling import unnamed
     from edgectl.inventory import editing
 
     fleet = wiring.inventory(workspace)

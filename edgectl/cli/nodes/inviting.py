@@ -22,7 +22,7 @@ def invite(
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeatable.")] = None,
 ) -> None:
     """Print the one line that installs the agent on machines behind NAT and makes them nodes. It is shown this once."""
-    from edgectl import inviting
+    from edgectl.enrolment import inviting
 
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)

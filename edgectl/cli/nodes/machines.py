@@ -28,7 +28,7 @@ def bootstrap(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Install the agent on machines: user, packages, configuration, unit. Run again, it completes what is missing."""
-    from edgectl.installing import each_node, failure
+    from edgectl.provisioning.installing import each_node, failure
 
     said = settings(ctx)
     workspace = said.workspace
@@ -65,7 +65,7 @@ def upgrade(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Move the agent itself to another version, canary first; one that does not come up reverts by itself."""
-    from edgectl.installing import each_node
+    from edgectl.provisioning.installing import each_node
 
     said = settings(ctx)
     workspace = said.workspace
@@ -98,7 +98,7 @@ def configure(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Give nodes the agent.yaml that fleet.yaml describes; a node keeps its own when its agent does not take it."""
-    from edgectl.installing import each_node
+    from edgectl.provisioning.installing import each_node
 
     said = settings(ctx)
     workspace = said.workspace

@@ -53,7 +53,7 @@ def add(
     no_start: Annotated[bool, typer.Option("--no-start", help="Do not start its agent.")] = False,
 ) -> None:
     """Add a node to fleet.yaml; one on this machine gets its files and is started."""
-    from edgectl import provision
+    from edgectl.fleet import membership
     from edgectl.inventory import shorthand
     from edgectl.inventory.types import HERE
 
@@ -73,7 +73,7 @@ def add(
         fleet = wiring.inventory(workspace)
         root = wiring.repository(workspace, fleet).root_bytes()
         reach = wiring.connecting(workspace, fleet)
-        node = provision.add(entry, workspace, wiring.columns(workspace), root, reach)
+        node = membership.add(entry, workspace, wiring.columns(workspace), root, reach)
         starts = node.via in HERE and not no_start
         if starts:
             reach(node).start()
@@ -90,7 +90,7 @@ def list_(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Nodes with their state from the last report."""
-    from edgectl.overview import nodes
+    from edgectl.fleet.overview import nodes
 
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
@@ -113,7 +113,7 @@ def list_(
 @app.command()
 def show(ctx: typer.Context, name: Name, output: FormatOption = Format.TABLE) -> None:
     """Every setting of a node, and where it was said."""
-    from edgectl.overview import node_settings
+    from edgectl.fleet.overview import node_settings
 
     workspace = settings(ctx).workspace
     node = wiring.inventory(workspace).node(name)
@@ -156,7 +156,7 @@ def remove(
     yes: YesOption = False,
 ) -> None:
     """Stop a node, delete all of the agent on its machine and take it out of fleet.yaml."""
-    from edgectl import provision
+    from edgectl.fleet import membership
 
     said = settings(ctx)
     workspace = said.workspace
@@ -169,7 +169,7 @@ def remove(
         return note("nothing was removed")
     with workspace.lock(f"nodes remove {name}"):
         uninstall = None if forget else lambda: moving.uninstall(said, fleet, node, keep_data)
-        provision.remove(node, workspace, uninstall)
+        membership.remove(node, workspace, uninstall)
         with wiring.store(workspace, fleet) as store:
             store.nodes.forget(name)
             if store.enrolments.forget(name):
@@ -179,12 +179,12 @@ def remove(
 
 def _place(said: Settings, name: str, verb: str, stop: bool) -> bool:
     """Write a node's files and see that its agent runs; returns whether a running agent has old settings."""
-    from edgectl import provision
+    from edgectl.fleet import membership
 
     workspace = said.workspace
     fleet = wiring.inventory(workspace)
     node: Node = fleet.node(name)
     with workspace.lock(f"nodes {verb} {name}"):
         root = wiring.repository(workspace, fleet).root_bytes()
-        files = provision.files(node, workspace, wiring.columns(workspace), root)
-        return provision.run(wiring.connector(workspace, fleet, node), files, restart=stop)
+        files = membership.files(node, workspace, wiring.columns(workspace), root)
+        return membership.run(wiring.connector(workspace, fleet, node), files, restart=stop)

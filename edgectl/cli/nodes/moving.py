@@ -15,8 +15,8 @@ from edgectl.core.errors import EdgeError, NothingMatched, UsageError
 
 if TYPE_CHECKING:
     from edgectl.delivery.machines import Kind, MoveOf
-    from edgectl.installing import Installed, Installer
     from edgectl.inventory.types import Inventory, Node
+    from edgectl.provisioning.installing import Installed, Installer
     from edgectl.store.store import Store
 
 WheelhouseOption = Annotated[
@@ -64,8 +64,8 @@ def installing(
     to: str = "",
 ) -> Installer:
     """What machines are changed with, as this command line wants it."""
-    from edgectl.choosing import choice
-    from edgectl.installing import Installer
+    from edgectl.provisioning.choosing import choice
+    from edgectl.provisioning.installing import Installer
 
     workspace = said.workspace
     return Installer(
@@ -110,7 +110,7 @@ def show_differences(diffs: Mapping[str, str], output: Format) -> None:
 
 def finish(rows: Sequence[Installed], diff: bool, output: Format) -> None:
     """Print what became of machines, and end with the exit code of the worst."""
-    from edgectl.installing import worst
+    from edgectl.provisioning.installing import worst
 
     if diff:
         show_differences({row.node: row.diff for row in rows if row.diff}, output)

@@ -23,14 +23,14 @@ def why(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Say why a node is not healthy and what to type next: from the store, or with --ask from the node itself."""
-    from edgectl import asking_why
+    from edgectl.fleet import diagnosis
 
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
     node = fleet.node(name)
     with wiring.store(workspace, fleet) as store:
-        steps = asking_why.ask(node, wiring.context(workspace, fleet, store), store, time.time_ns()) if ask else ()
-        found = asking_why.why(node, fleet, store, time.time_ns(), steps)
+        steps = diagnosis.ask(node, wiring.context(workspace, fleet, store), store, time.time_ns()) if ask else ()
+        found = diagnosis.why(node, fleet, store, time.time_ns(), steps)
     emit_one(found, output, lambda wide: _text(found), name="next")
 
 

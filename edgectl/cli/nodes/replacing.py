@@ -25,7 +25,7 @@ def replace(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Give dead hardware's name to a new machine: history and labels stay, the old machine is not accepted again."""
-    from edgectl import replacing
+    from edgectl.fleet import replacing
 
     said = settings(ctx)
     workspace = said.workspace

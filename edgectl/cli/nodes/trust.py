@@ -24,7 +24,7 @@ from edgectl.cli.output import (
 from edgectl.core.errors import NodeUntrusted, UsageError
 
 if TYPE_CHECKING:
-    from edgectl.pinning import HostKey
+    from edgectl.enrolment.pinning import HostKey
 
 
 @app.command()
@@ -40,7 +40,7 @@ def pin(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Pin the SSH host key of a node, and those of its jump hosts, in the workspace's known_hosts."""
-    from edgectl import pinning
+    from edgectl.enrolment import pinning
 
     said = settings(ctx)
     workspace = said.workspace

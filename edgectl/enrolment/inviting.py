@@ -7,11 +7,11 @@ from typing import Any
 
 from edgectl_agent.core.units import duration_ns
 
-from edgectl import provision
 from edgectl.core.errors import ConfigError, UsageError
 from edgectl.core.names import unknown
-from edgectl.enrolled import authority_of
+from edgectl.enrolment.enrolling import authority_of
 from edgectl.files import write_file
+from edgectl.fleet import membership
 from edgectl.inventory import shorthand
 from edgectl.inventory.agent_config import Columns
 from edgectl.inventory.reading import load
@@ -59,7 +59,7 @@ def checked(
     given: dict[str, Any] = {"profiles": list(profiles), "labels": dict(shorthand.labels(labels))}
     trial = Enrolment(node="invited", machine="", invite="", site=site, settings=given, enrolled_ns=0)
     node = load(workspace.fleet_file, enrolled=lambda file: (trial,)).node("invited")
-    provision.agent_yaml(node, workspace, columns)
+    membership.agent_yaml(node, workspace, columns)
     return given
 
 

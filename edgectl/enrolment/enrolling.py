@@ -1,4 +1,4 @@
-"""Nodes that enrolled by themselves, as part of the fleet: their place in the inventory and the files they get."""
+"""Nodes that enrol by themselves: who did, the files that each gets, and whom it shall trust as the receiver."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
 from edgectl.core.errors import ConfigError
-from edgectl.inventory.types import FleetFile, NodeEntry
+from edgectl.inventory.types import FleetFile
 from edgectl.store.enrolments import Enrolment
 from edgectl.store.store import Store
 from edgectl.workspace import Workspace
@@ -32,16 +30,6 @@ class Request(Protocol):
     def folder(self) -> str: ...
     @property
     def facts(self) -> dict[str, str]: ...
-
-
-def add(file: FleetFile, enrolments: tuple[Enrolment, ...]) -> FleetFile:
-    """`file` with the enrolled nodes that it does not name itself.
-
-    A site or profile that fleet.yaml has lost since is left out: one node must not make the whole file unreadable.
-    """
-    named = {entry.name for entry in file.nodes or ()}
-    more = tuple(_entry(file, e) for e in enrolments if e.node not in named)
-    return msgspec.structs.replace(file, nodes=(*(file.nodes or ()), *more)) if more else file
 
 
 def unnamed(text: str, folder: Path, enrolments: tuple[Enrolment, ...]) -> list[Enrolment]:
@@ -92,14 +80,6 @@ def authority_of(workspace: Workspace, fleet: Inventory) -> str:
         raise ConfigError(f"receiver.ca: {path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
 
 
-def _entry(file: FleetFile, enrolment: Enrolment) -> NodeEntry:
-    entry = dict(enrolment.entry)
-    if entry["site"] not in (file.sites or {}):
-        entry["site"] = ""
-    entry["profiles"] = [name for name in entry.get("profiles", ()) if name in (file.profiles or {})]
-    return msgspec.convert(entry, NodeEntry)
-
-
 def _files(
     workspace: Workspace, columns: Callable[[str], Columns], fleet: Inventory, name: str, folder: str
 ) -> list[dict[str, Any]]:
@@ -107,7 +87,7 @@ def _files(
     from edgectl_agent import yamlfile
     from edgectl_agent.config import Config
 
-    from edgectl import provision
+    from edgectl.fleet import membership
     from edgectl.inventory.agent_config import CA_FILE
     from edgectl.machine import supervisor, unit
     from edgectl.machine.layout import Layout
@@ -115,7 +95,7 @@ def _files(
     from edgectl.trust.repository import Repository
 
     layout = Layout.within(folder) if folder else Layout()
-    text = provision.agent_yaml(fleet.node(name), workspace, columns, layout)
+    text = membership.agent_yaml(fleet.node(name), workspace, columns, layout)
     root = Repository(workspace.resolve(fleet.repository_dir), KeyStore(workspace.keys)).root_bytes().decode()
     found = [
         (layout.agent_yaml, text, "640", False),

@@ -19,10 +19,11 @@ from edgectl_agent import yamlfile
 from edgectl_agent.config import Config
 from edgectl_agent.core.units import size_bytes
 
-from edgectl import enrolment, provision
 from edgectl.core.errors import EdgeError, NodeUnreachable, RemoteRefused, StorageError, UsageError
 from edgectl.core.machines import MachineFacts, Needs, check
 from edgectl.delivery.parallel import each
+from edgectl.enrolment import certifying
+from edgectl.fleet import membership
 from edgectl.inventory.agent_config import Columns
 from edgectl.inventory.doors import certified
 from edgectl.inventory.types import Node
@@ -164,7 +165,7 @@ class Installer:
     def _files(self, node: Node, layout: Layout, systemd: int) -> tuple[dict[str, bytes], dict[str, bytes]]:
         """Path → content of the configuration with its service, and of what the agent takes over."""
         with _RENDERING:
-            files = provision.files(node, self.workspace, self.columns, self.root, layout)
+            files = membership.files(node, self.workspace, self.columns, self.root, layout)
             own = {layout.path(name): content for name, content in files.items() if not name.startswith("data/")}
             own |= _service_files(layout, own[layout.agent_yaml], systemd)
         return own, {layout.path(name): content for name, content in files.items() if name.startswith("data/")}
@@ -179,10 +180,10 @@ class Installer:
     def _uncertified(self, node: Node, host: Host, layout: Layout) -> bool:
         if not certified(node):
             return False
-        return enrolment.due(node, self.authority, self.now) or enrolment.missing(host, layout)
+        return certifying.due(node, self.authority, self.now) or certifying.missing(host, layout)
 
     def _enrol(self, node: Node, host: Host, layout: Layout, where: str) -> None:
-        enrolment.enrol(node, host, layout, where, self.authority, self.now)
+        certifying.enrol(node, host, layout, where, self.authority, self.now)
 
     # ── moves ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -209,7 +210,7 @@ class Installer:
     def part(self, node: Node) -> str:
         """SHA-256 of the agent.yaml that a node shall have. Raises `ConfigError`."""
         with _RENDERING:
-            text = provision.agent_yaml(node, self.workspace, self.columns, layouts.of(node))
+            text = membership.agent_yaml(node, self.workspace, self.columns, layouts.of(node))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def upgrade(self, node: Node, id_: str) -> Move:

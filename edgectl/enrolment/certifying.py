@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from edgectl import provision
 from edgectl.core.errors import ConfigError, RemoteRefused, UsageError
 from edgectl.files import write_file
+from edgectl.fleet import membership
 from edgectl.inventory.agent_config import Columns
 from edgectl.inventory.doors import CERTIFICATE, KEY, OPERATORS, certified, names
 from edgectl.inventory.types import Node
@@ -75,7 +75,7 @@ def by_hand(
         csr = request.read_bytes()
     except OSError as e:
         raise ConfigError(f"{request} cannot be read: {e.strerror}") from e
-    return provision.files(node, workspace, columns, root) | files(node, authority, csr, now)
+    return membership.files(node, workspace, columns, root) | files(node, authority, csr, now)
 
 
 def save(made: Mapping[str, bytes], folder: Path) -> None:

@@ -12,7 +12,7 @@ from edgectl_agent.core.units import format_duration
 from edgectl.core.audit import Finding
 from edgectl.core.records import NodeRecord
 from edgectl.core.selector import Fields, select
-from edgectl.core.status import condition
+from edgectl.core.status import age, condition
 from edgectl.inventory.types import Connect, Inventory, Node
 
 _STYLES = {"healthy": "green", "warming": "yellow", "degraded": "yellow", "unknown": "dim"}
@@ -112,14 +112,6 @@ def _connect(connect: Connect) -> dict[str, str]:
     every = shown.pop("every_ns")
     texts = {key: str(value) for key, value in shown.items() if value}
     return texts | ({"every": format_duration(every)} if texts["via"] == "pull" else {})
-
-
-def age(seconds: float) -> str:
-    """``4 s``, ``12 min``, ``3 h``, ``2 d``."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
 
 
 def _row(node: Node, record: NodeRecord | None, now_ns: int) -> NodeRow:
