@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgectl_agent.core.errors import EdgeError, StorageError, UsageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import UpdateResult
 from edgectl_agent.deposit import MAX_FILE_BYTES, Deposit
 from edgectl_agent.listener import body_parts, discard
@@ -212,7 +213,7 @@ async def _body(request: Request, into: type[T]) -> T:
     raw = b"".join([part async for part in body_parts(request, _MAX_BODY)])
     try:
         return msgspec.json.decode(raw, type=into)
-    except msgspec.MsgspecError as e:
+    except UNREADABLE as e:
         raise UsageError(f"the body is not as expected: {e}") from e
 
 

@@ -18,8 +18,9 @@ import msgspec
 from edgectl_agent import contact
 from edgectl_agent.config import Config
 from edgectl_agent.core import airgap
-from edgectl_agent.core.airgap import MANIFEST, SETUP, UNREADABLE, Head, Slice
+from edgectl_agent.core.airgap import MANIFEST, SETUP, Head, Slice
 from edgectl_agent.core.errors import ConfigError, EdgeError, StorageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import AlertPage, OutboxRecord, Report, UpdateResult
 
 T = TypeVar("T")

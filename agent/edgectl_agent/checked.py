@@ -15,6 +15,7 @@ import google_crc32c
 import msgspec
 
 from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.durable import sync_folder
 
 _BLOCK = 4096
@@ -46,7 +47,7 @@ def decode_checked(raw: bytes, into: Any) -> Any:
         if google_crc32c.value(value) != checked.crc32c:
             raise StorageError("the checksum does not fit the content", reason="damaged")
         return msgspec.json.decode(value, type=into)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+    except UNREADABLE as e:
         raise StorageError(f"not readable: {e}", reason="damaged") from e
 
 

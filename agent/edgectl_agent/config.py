@@ -358,3 +358,6 @@ def _check_columns(key: str, source: Fields) -> None:
         longer = next((c for c in columns if not csv and c.startswith(f"{column}.")), None)
         if longer:
             raise ConfigError(f"{key}: column {column!r} is also the path {longer!r}")
+
+
+msgspec.json.Decoder(Config)  # not first in two threads at once: see edgectl_agent.core.messages

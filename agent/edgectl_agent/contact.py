@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.durable import write_file
 
 GROUP = "edgectl-agent"
@@ -53,7 +54,7 @@ def read(folder: Path) -> Contact | None:
         raise StorageError(
             f"{_file(folder)} cannot be read: {e.strerror}", hint=f"be root, or in the group {GROUP}"
         ) from e
-    except (OSError, msgspec.MsgspecError) as e:
+    except (OSError, *UNREADABLE) as e:
         raise StorageError(f"{_file(folder)} cannot be read: {e}") from e
 
 

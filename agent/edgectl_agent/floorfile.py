@@ -8,6 +8,7 @@ import msgspec
 
 from edgectl_agent.core.desired import Floor
 from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.durable import write_file
 
 msgspec.json.Decoder(Floor)  # its table must not be built in two threads at once (see core.messages)
@@ -30,7 +31,7 @@ class FloorFile:
             return msgspec.json.decode(self._path.read_bytes(), type=Floor)
         except FileNotFoundError:
             return Floor()
-        except (OSError, msgspec.MsgspecError) as e:
+        except (OSError, *UNREADABLE) as e:
             raise StorageError(
                 f"{self._path}: cannot be read: {e}", reason="floor-damaged", hint="enrol the node again"
             ) from e

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from edgectl_agent.api import error, no_such_call
 from edgectl_agent.core.errors import ConfigError, UsageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.listener import body_parts, discard
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.http import HttpSource, NotTaken, QueueFull
@@ -167,7 +168,7 @@ def split(text: bytes, kind: str) -> Sequence[bytes]:
         raise UsageError("expected a JSON object or an array of them", reason="unparsable")
     try:
         return [bytes(element) for element in _elements.decode(text)]
-    except (msgspec.MsgspecError, ValueError, RecursionError) as e:
+    except UNREADABLE as e:
         raise UsageError(f"the body is not JSON: {e}", reason="unparsable") from e
 
 

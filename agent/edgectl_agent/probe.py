@@ -13,6 +13,7 @@ import msgspec
 from edgectl_agent import config as configs
 from edgectl_agent import contact
 from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Report
 
 _CALL_S = 5.0
@@ -73,5 +74,5 @@ def _ask(folder: Path) -> Finding:
         return Finding(None, f"the agent on {folder} gives no answer within {_CALL_S:g} s")
     except (httpx.HTTPError, httpx.InvalidURL, OSError):  # killed: its port is closed, or another program's now
         return Finding(None, f"no agent runs on {folder}: it ended without a word")
-    except msgspec.MsgspecError as e:
+    except UNREADABLE as e:
         return Finding(None, f"the agent on {folder} answers nonsense: {e}")

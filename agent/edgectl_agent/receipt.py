@@ -10,8 +10,9 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import FormatError, VerificationError
 from tuf.api.metadata import Targets
 
-from edgectl_agent.core.airgap import RECEIPT, RECEIPT_TYPE, UNREADABLE, Collected
+from edgectl_agent.core.airgap import RECEIPT, RECEIPT_TYPE, Collected
 from edgectl_agent.core.errors import AttackError, TrustError
+from edgectl_agent.core.foreign import UNREADABLE
 
 SIGNER = "rollout"
 """The role that must have signed: it commands this node anyway."""

@@ -29,6 +29,7 @@ import msgspec
 from edgectl_agent import checked
 from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core.errors import AttackError, EdgeError, StorageError, TrustError, UsageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Epoch, Quarantine, Release
 from edgectl_agent.durable import sync_folder, write_file
 
@@ -301,7 +302,7 @@ def _with(state: _State, side: _Side, slot: _Slot | None) -> _State:
 def _release(raw: bytes) -> Release:
     try:
         return msgspec.json.decode(raw, type=Release)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+    except UNREADABLE as e:
         raise TrustError(f"release manifest does not decode: {e}", reason="malformed") from e
 
 

@@ -44,6 +44,7 @@ from edgectl_agent.core.desired import (
     wanted,
 )
 from edgectl_agent.core.errors import AdmissionError, AttackError, EdgeError, ExpiredError, StorageError, TrustError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import ASSIGNMENT_TARGET, Assignment, Release, release_target
 from edgectl_agent.core.units import event_time_ns
 from edgectl_agent.floorfile import FloorFile
@@ -228,7 +229,7 @@ def _found(client: TufUpdater) -> Refreshed:
 def _decode(raw: bytes, into: type[T], name: str) -> T:
     try:
         return msgspec.json.decode(raw, type=into)
-    except msgspec.MsgspecError as e:
+    except UNREADABLE as e:
         raise TrustError(f"{name} does not decode: {e}", reason="malformed") from e
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from edgectl_agent.core.desired import Standing, Verdict
 from edgectl_agent.core.errors import AdmissionError, StorageError, TrustError
+from edgectl_agent.core.foreign import UNREADABLE
 
 MiB = 2**20
 
@@ -67,7 +68,7 @@ def _verdict(status: int, stdout: bytes, stderr: bytes) -> Verdict:
     if status == 0 and lines:
         try:
             return msgspec.json.decode(lines[-1], type=Verdict)
-        except msgspec.MsgspecError as e:
+        except UNREADABLE as e:
             raise TrustError(f"the verifying process answers nonsense: {e}", reason="child-failed") from e
     raise AdmissionError(f"{_doing(stdout)} ended the verifying process: {_why(status, stderr)}", reason="child-failed")
 

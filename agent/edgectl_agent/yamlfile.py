@@ -18,6 +18,10 @@ from edgectl_agent.core.errors import ConfigError
 
 T = TypeVar("T")
 
+UNREADABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError)
+"""What PyYAML raises for text that is not YAML as we read it; all but the first for values: a number without digits, a
+date without such a month, a list as a key, thousands of brackets."""
+
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a fleet of thousands ten times faster
 
@@ -60,7 +64,7 @@ def plain(text: str, name: str) -> Any:
     """YAML `text` as dicts, lists and scalars. Raises `ConfigError` if it is none or has a key twice."""
     try:
         return yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as e:
+    except UNREADABLE as e:
         mark = getattr(e, "problem_mark", None)
         last = text.count("\n") + 1  # libyaml counts one more line at the end of a file
         where = f" line {min(mark.line + 1, last)}:" if mark else ""

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import msgspec
+from edgectl_agent.core.foreign import UNREADABLE
 
 from edgectl.core.errors import RemoteRefused
 
@@ -39,7 +40,7 @@ def api(raw: bytes | None) -> Api | None:
     """The content of ``api.json``; None if there is none or it is not whole."""
     try:
         return None if raw is None else msgspec.json.decode(raw, type=Api)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 
@@ -47,7 +48,7 @@ def refused(name: str, status: int, body: bytes) -> RemoteRefused:
     """The error for an answer with `status` ≥ 400 of node `name`."""
     try:
         said = msgspec.json.decode(body, type=_Refusal)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         said = _Refusal(error=f"HTTP {status}")
     sentence = said.message or said.error or f"HTTP {status}"
     return RemoteRefused(
@@ -62,7 +63,7 @@ def ending(lines: list[str]) -> str:
 
 def spoken(line: str) -> str:
     """The sentence of a JSON log line, or the line; never longer than `LONGEST_LINE`."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         entry: Any = json.loads(line)
         if isinstance(entry, dict) and "event" in entry:
             hidden = ("time", "level", "event", "exception")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import AlertPage, Report, UpdateResult
 
 from edgectl import __version__
@@ -95,7 +96,7 @@ class NodeClient:
     def _decode(self, raw: bytes, into: type[T]) -> T:
         try:
             return msgspec.json.decode(raw, type=into)
-        except msgspec.MsgspecError as e:
+        except UNREADABLE as e:
             raise RemoteRefused(
                 f"node {self.name}: its answer is not a {into.__name__.strip('_')}: {e}", status=200, reason="protocol"
             ) from e

@@ -138,3 +138,6 @@ def oldest_glibc(file_name: str) -> tuple[int, int] | None:
     if not found:
         raise ConfigError(f"{file_name} is no wheel for Linux with glibc")
     return min(found)
+
+
+msgspec.json.Decoder(Manifest)  # not first in two threads at once: see edgectl_agent.core.messages

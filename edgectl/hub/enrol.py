@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from edgectl_agent.core.foreign import UNREADABLE
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -39,6 +40,9 @@ class Enrol(msgspec.Struct, frozen=True, kw_only=True):
     credential: Hex
     folder: str = ""
     facts: dict[str, str] = {}
+
+
+msgspec.json.Decoder(Enrol)  # not first in two threads at once: see edgectl_agent.core.messages
 
 
 def routes(hub: Hub) -> list[BaseRoute]:
@@ -77,7 +81,7 @@ def _enrol(hub: Hub, workspace: Workspace, raw: bytes) -> dict[str, Any]:
 
     try:
         said = msgspec.json.decode(raw, type=Enrol)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+    except UNREADABLE as e:
         raise Refused(400, f"the body is no enrolment: {e}", "malformed") from e
     if said.folder and not Path(said.folder).is_absolute():
         raise Refused(400, f"folder: expected an absolute path, found {said.folder!r}", "malformed")

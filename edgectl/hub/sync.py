@@ -6,6 +6,7 @@ import asyncio
 import zlib
 
 import msgspec
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import MAX_SYNC_BYTES, Sync, SyncResult
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -42,7 +43,7 @@ def _admit(hub: Hub, node: str, header: str) -> None:
 def _take(hub: Hub, node: str, raw: bytes) -> SyncResult:
     try:
         said = msgspec.json.decode(raw, type=Sync)
-    except (msgspec.MsgspecError, RecursionError) as e:
+    except UNREADABLE as e:
         with hub.at_work():
             hub.store.nodes.save_failure(node, f"{MALFORMED} Report: {e}", hub.clock_ns())
         raise Refused(400, f"the body is not a sync: {e}", "malformed") from e

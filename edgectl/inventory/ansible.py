@@ -20,6 +20,7 @@ from itertools import product
 from typing import Any
 
 import yaml
+from edgectl_agent.yamlfile import UNREADABLE
 
 from edgectl.core.errors import ConfigError
 from edgectl.core.names import closest
@@ -165,7 +166,7 @@ def load_yaml(text: str, name: str) -> Any:
     """YAML as Ansible writes it. Raises `ConfigError`."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as e:
+    except UNREADABLE as e:
         mark = getattr(e, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
         raise ConfigError(f"{name}:{where} not valid YAML: {getattr(e, 'problem', e)}") from e

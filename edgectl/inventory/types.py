@@ -448,3 +448,6 @@ class Inventory:
         if found is None:
             raise unknown("node", name, self.names)
         return found
+
+
+msgspec.json.Decoder(FleetFile)  # not first in two threads at once: see edgectl_agent.core.messages

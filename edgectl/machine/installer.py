@@ -282,7 +282,7 @@ def _refused(error: urllib.error.HTTPError) -> Stop:
     try:
         said = json.loads(error.read())
         sentence, reason = str(said["error"]), str(said["reason"])
-    except (ValueError, KeyError, OSError, TypeError):
+    except (ValueError, KeyError, OSError, TypeError, RecursionError):
         sentence, reason = f"{error.code} {error.reason}", ""
     fits = CODES.get(reason, 3 if 400 <= error.code < 500 else 75)
     return Stop(f"the receiver refuses: {sentence}", fits)

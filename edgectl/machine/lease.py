@@ -138,7 +138,7 @@ def _holder(note: str) -> str:
     try:
         said = json.loads(note)
         return f"{said['who']} has been at work on it since {said['since']} with `edgectl {said['command']}`"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another operator is at work on it"
 
 

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Report
 
 from edgectl.core.errors import RemoteRefused
@@ -139,5 +140,5 @@ def report(raw: bytes) -> Report | None:
     """An agent's report as the probe printed it; None if there is none."""
     try:
         return msgspec.json.decode(raw, type=Report)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None

@@ -136,10 +136,11 @@ def check_owner(wanted: Wanted, found: Found, layout: Layout, same_fleet: Callab
 def node_name(text: bytes | None) -> str:
     """Which node an agent.yaml says it is; empty if it does not say."""
     import yaml
+    from edgectl_agent.yamlfile import UNREADABLE
 
     try:
         found = yaml.safe_load(text or b"")
-    except yaml.YAMLError:
+    except UNREADABLE:
         return ""
     return str(found.get("node", "")) if isinstance(found, dict) else ""
 
@@ -152,7 +153,7 @@ def same_fleet(one: bytes, other: bytes) -> bool:
 def _root_keys(raw: bytes) -> frozenset[str]:
     try:
         return frozenset(json.loads(raw)["signed"]["roles"]["root"]["keyids"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return frozenset()
 
 

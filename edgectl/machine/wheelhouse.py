@@ -21,6 +21,7 @@ from pathlib import Path
 from zipfile import is_zipfile
 
 import msgspec
+from edgectl_agent.core.foreign import UNREADABLE
 
 from edgectl.core.errors import ConfigError, EdgeError, IndexUnreachable, StorageError
 from edgectl.core.wheels import (
@@ -109,7 +110,7 @@ def read(folder: Path) -> Wheelhouse | None:
         return Wheelhouse(folder=folder, manifest=msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, msgspec.MsgspecError) as e:
+    except (OSError, *UNREADABLE) as e:
         raise ConfigError(f"{folder / MANIFEST} cannot be read: {e}", hint=f"delete {folder} and build again") from e
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 from edgectl_agent.core.bundle import digest
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import BundleRef, Release
 from edgectl_agent.durable import sync_folder
 
@@ -119,7 +120,7 @@ class DirectoryRegistry(Registry):
             report = (folder / _REPORT).read_bytes()
         except OSError as e:
             raise StorageError(f"{e.filename}: cannot be read: {e.strerror}") from e
-        except msgspec.MsgspecError as e:
+        except UNREADABLE as e:
             raise StorageError(f"{folder / _RELEASE}: damaged: {e}", hint="delete the folder and train again") from e
         return Entry(release=release, report=report, location=str(folder))
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.durable import sync_folder
 
 from edgectl.core.errors import ConfigError, StorageError
@@ -136,7 +137,7 @@ class Reader:
         first = next(self._lines, b"")
         try:
             self.header = msgspec.json.decode(first, type=Header)
-        except msgspec.MsgspecError as e:
+        except UNREADABLE as e:
             raise ConfigError(f"{path} is not a backup of a store", hint="`edgectl store backup` makes one") from e
         if self.header.format > FORMAT:
             raise ConfigError(
@@ -152,7 +153,7 @@ class Reader:
         for line, before in self._hashed():
             try:
                 value = decoder.decode(line)
-            except msgspec.MsgspecError as e:
+            except UNREADABLE as e:
                 raise self._broken("a line is not JSON") from e
             if isinstance(value, list) and table and len(value) == width[table]:
                 counts[table] += 1

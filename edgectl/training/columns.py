@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from edgectl_agent.core.foreign import UNREADABLE
 
 from edgectl.core.errors import ConfigError
 
@@ -117,7 +118,7 @@ def _read_json_lines(path: Path, wanted: tuple[str, ...]) -> Columns:
             raise ConfigError(f"{path} row {number}: expected one JSON object per line, found an empty line")
         try:
             rows.append(decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        except UNREADABLE as e:
             raise ConfigError(
                 f"{path} row {number}: expected one JSON object per line, found {shown(line)}: {e}"
             ) from e

@@ -101,3 +101,6 @@ class RecipeFile(_Entry, frozen=True, kw_only=True):
     train: TrainEntry = TrainEntry()
     alerts: AlertsEntry
     ship: ShipEntry = ShipEntry()
+
+
+msgspec.json.Decoder(RecipeFile)  # not first in two threads at once: see edgectl_agent.core.messages

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core.desired import check_bundle
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import (
     ASSIGNMENT_TARGET,
     Assignment,
@@ -122,5 +123,5 @@ def check_content(release: Release, ref: BundleRef, raw: bytes) -> None:
 def _decode(raw: bytes, into: type[T], name: str) -> T:
     try:
         return msgspec.json.decode(raw, type=into)
-    except msgspec.MsgspecError as e:
+    except UNREADABLE as e:
         raise TrustError(f"{name} does not decode: {e}", reason="malformed") from e

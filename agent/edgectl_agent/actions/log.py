@@ -13,6 +13,7 @@ import msgspec
 
 from edgectl_agent.actions.interface import Action, Key, key_of
 from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Alert
 from edgectl_agent.core.units import iso
 
@@ -43,7 +44,7 @@ class LogAction(Action):
                     if not self._torn:
                         try:
                             keys.add(key_of(decode(line).alert))
-                        except msgspec.MsgspecError:
+                        except UNREADABLE:
                             continue  # someone else wrote into the file
         except FileNotFoundError:
             pass

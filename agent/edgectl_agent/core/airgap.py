@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgectl_agent.core.errors import ConfigError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Name, OutboxRecord, Report, Sha256
 
 MANIFEST = "slice.json"
@@ -25,8 +26,6 @@ SETUP = "setup/"
 """Begins the names of files for whoever sets the node up; the agent takes none of them in."""
 RECEIPT_TYPE = "application/vnd.edgectl.collected+json"
 """DSSE payload type of `RECEIPT`."""
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
-"""What msgspec raises for bytes that are not the JSON that was expected: the second one for those that are no UTF-8."""
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True):

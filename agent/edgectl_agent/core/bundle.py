@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgectl_agent.core.errors import TrustError
+from edgectl_agent.core.foreign import UNREADABLE
 
 FORMAT = 1
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
@@ -184,7 +185,7 @@ def decode(raw: bytes) -> Bundle:
         raise TrustError(f"bundle has {len(raw)} bytes, more than the {MAX_BUNDLE_BYTES} allowed", reason="oversized")
     try:
         bundle = _decoder.decode(raw)
-    except msgspec.MsgspecError as e:
+    except UNREADABLE as e:
         raise TrustError(f"bundle does not decode: {e}", reason="malformed") from e
     if bundle.format != FORMAT:
         raise TrustError(f"bundle format {bundle.format} is not the expected {FORMAT}", reason="malformed")

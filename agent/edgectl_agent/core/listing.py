@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from edgectl_agent.core.errors import TrustError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import ASSIGNMENT_TARGET, Assignment, Sha256, release_target
 
 LIMITS: Mapping[str, int] = {
@@ -142,5 +143,5 @@ def _signed(raw: bytes, role: str, into: type[T]) -> T:
 def _decode(raw: bytes | msgspec.Raw, into: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(raw, type=into)
-    except (msgspec.MsgspecError, RecursionError) as e:
+    except UNREADABLE as e:
         raise TrustError(f"{what} is not as expected: {e}", reason="malformed") from e

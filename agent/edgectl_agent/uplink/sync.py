@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edgectl_agent.core.errors import StorageError, UsageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import MAX_SYNC_BYTES, Answer, Report, SyncResult
 from edgectl_agent.outbox import Outbox
 from edgectl_agent.uplink.interface import Errand, UplinkError
@@ -85,13 +86,13 @@ class Reporter(Errand):
             raise self._refused(status, raw, retry_after_s(later, time.time()))
         try:
             return msgspec.json.decode(raw, type=SyncResult)
-        except (msgspec.MsgspecError, RecursionError) as e:
+        except UNREADABLE as e:
             raise UplinkError(f"{self._url}: its answer is not a receiver's: {e}", act=True) from e
 
     def _refused(self, status: int, raw: bytes, retry_s: float) -> UplinkError:
         try:
             said = msgspec.json.decode(raw, type=dict[str, str]).get("error", "")
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             said = ""
         act = 400 <= status < 500 and status not in (408, 425, 429)
         sentence = f"{self._url}: answered {status}" + (f": {said[:300]}" if said else "")
