@@ -37,7 +37,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fields(_Strict, frozen=True, kw_only=True):
-    """How a record becomes a reading: which column is the time, the stream and each channel.
+    """How a record becomes a reading: which column is the time, the stream, each channel and each category.
 
     A column is a CSV header or, in JSON, a key or a dotted path of keys. ``stream: "=press-3"`` names one stream for
     the whole source.
@@ -45,7 +45,10 @@ class Fields(_Strict, frozen=True, kw_only=True):
 
     stream: Column
     time: Column
-    channels: Annotated[dict[str, Column], msgspec.Meta(min_length=1)]
+    channels: dict[str, Column] = {}
+    """Numbers."""
+    categories: dict[Name, Column] = {}
+    """Text, whole numbers or truth values that name something: a merchant, a country, a log level."""
     zone: str = "UTC"
     """Of times without an offset."""
 
@@ -351,7 +354,10 @@ def _check_columns(key: str, source: Fields) -> None:
     if source.stream == "=":
         raise ConfigError(f"{key}.stream: '=' names no stream, expected a column or =name")
     csv = isinstance(source, Mapping) and source.format == "csv"
-    columns = [source.time, *([] if source.stream.startswith("=") else [source.stream]), *source.channels.values()]
+    if not source.channels and not source.categories:
+        raise ConfigError(f"{key}: expected at least one of channels and categories, found none")
+    columns = [source.time, *([] if source.stream.startswith("=") else [source.stream])]
+    columns += [*source.channels.values(), *source.categories.values()]
     for column in columns:
         if columns.count(column) > 1:
             raise ConfigError(f"{key}: column {column!r} is used twice")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core.batch import Batch, Float32, Int32, StreamTable
+from edgectl_agent.core.categories import CodeTable
 from edgectl_agent.core.detector import Detection, Detector
 from edgectl_agent.core.errors import AdmissionError
 from edgectl_agent.core.messages import ModelStatus
@@ -36,6 +37,8 @@ class Engine:
         """Of the detector's count, those made on an earlier boot."""
         self._max_streams = max_streams
         self._channels = [channel.name for channel in self.detector.bundle.features.channels]
+        self._categories = self.detector.bundle.features.categories
+        self._code_table = CodeTable()
         self._latencies_us: deque[float] = deque(maxlen=_LATENCIES)
 
     @classmethod
@@ -81,11 +84,11 @@ class Engine:
 
         return cls(raw, build, deviation, max_streams)
 
-    def batch(self, chunk: Chunk, channels: tuple[str, ...]) -> Batch:
-        """The readings of `chunk`, whose columns are `channels`, as this model wants them.
+    def batch(self, chunk: Chunk, channels: tuple[str, ...], categories: tuple[str, ...] = ()) -> Batch:
+        """The readings of `chunk`, whose columns are `channels` and `categories`, as this model wants them.
 
-        A channel that the source lacks is missing in every reading. Streams beyond the limit get an index that the
-        detector refuses and counts; their names are not kept.
+        A channel or category that the source lacks is missing in every reading. Streams beyond the limit get an index
+        that the detector refuses and counts; their names are not kept.
         """
         table = self.detector.streams
         index: dict[str, int] = {}
@@ -99,7 +102,13 @@ class Engine:
         for column, channel in enumerate(self._channels):
             if channel in channels:
                 values[:, column] = chunk.values[:, channels.index(channel)]
-        return Batch(stream, chunk.event_time, values)
+        return Batch(stream, chunk.event_time, values, self._codes(chunk, categories))
+
+    def _codes(self, chunk: Chunk, categories: tuple[str, ...]) -> Int32 | None:
+        if not self._categories:
+            return None
+        texts = dict(zip(categories, chunk.texts, strict=True))
+        return self._code_table.encode([texts.get(category) for category in self._categories], len(chunk))
 
     def process(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None) -> Detection:
         """Score a batch. Raises `AdmissionError` if the model fails; the window state is then no longer exact."""
@@ -157,8 +166,11 @@ class Engine:
             open_alerts=detector.open_alerts,
             p50_us=round(float(p50), 1),
             p99_us=round(float(p99), 1),
-            counters={name: count for name, count in detector.counters.items() if count},
+            counters={name: count for name, count in self._counters().items() if count},
         )
+
+    def _counters(self) -> Counter[str]:
+        return self.detector.counters + Counter(code_table_refilled=self._code_table.refills)
 
 
 class Trial:

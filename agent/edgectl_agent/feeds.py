@@ -32,6 +32,7 @@ class Feed:
     def __init__(self, name: str, config: SourceConfig, source: Source) -> None:
         self.name = name
         self.channels = tuple(config.channels) if isinstance(config, Fields) else HOST_CHANNELS
+        self.categories = tuple(config.categories) if isinstance(config, Fields) else ()
         self.replayable = source.replayable
         self.accepted = 0
         self.rejected: Counter[str] = Counter()

@@ -142,7 +142,8 @@ class Roster:
     def process(self, recipe: str, chunk: Chunk, feed: Feed, now_ns: int) -> tuple[Alert, ...]:
         """Let the recipe's model, and one on trial, see a chunk. A model that fails stops, and its sources with it."""
         engine = self._engines[recipe]
-        batch, horizon_ns = engine.batch(chunk, feed.channels), feed.horizon_ns(chunk.accepted_ns)
+        batch = engine.batch(chunk, feed.channels, feed.categories)
+        horizon_ns = feed.horizon_ns(chunk.accepted_ns)
         if recipe in self.trials:
             self.trials[recipe].observe(batch, chunk.accepted_ns, now_ns, horizon_ns)
         try:

@@ -167,6 +167,7 @@ def columns(workspace: Workspace) -> Callable[[str], Columns]:
             time=recipe.time_column,
             zone=recipe.zone,
             channels=dict(zip(names, recipe.columns, strict=True)),
+            categories=dict(zip(recipe.features.categories, recipe.category_columns, strict=True)),
         )
 
     return of

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -43,6 +43,8 @@ class Columns:
     zone: str
     channels: Mapping[str, str]
     """Channel → column."""
+    categories: Mapping[str, str] = field(default_factory=dict)
+    """Category → column."""
 
 
 Resolve = Callable[[str, str], str]
@@ -181,17 +183,25 @@ def _mapping(where: str, source: FieldsEntry, fed: Mapping[str, Columns]) -> dic
             both = ", ".join(f"{recipe} says {value!r}" for recipe, value in found.items())
             raise ConfigError(f"{where} feeds recipes that disagree on its {key}: {both}", hint="use a source for each")
         said[key] = said[key] or next(iter(found.values()), None)
-    channels: dict[str, str] = dict(source.channels)
-    for recipe, needs in fed.items():
-        for channel, column in needs.channels.items():
-            if channels.setdefault(channel, column) != column and channel not in source.channels:
-                raise ConfigError(f"{where}: channel {channel!r} of {recipe} is another column for another recipe")
-    if not said["stream"] or not said["time"] or not channels:
+    channels = _columns(where, "channel", source.channels, {r: needs.channels for r, needs in fed.items()})
+    categories = _columns(where, "category", source.categories, {r: needs.categories for r, needs in fed.items()})
+    if not said["stream"] or not said["time"] or not (channels or categories):
         raise ConfigError(
             f"{where} feeds no model and does not say which columns it has",
             hint="name it in the node's models, or give it stream, time and channels",
         )
-    return {key: value for key, value in said.items() if value} | {"channels": channels}
+    found = said | {"channels": channels, "categories": categories}
+    return {key: value for key, value in found.items() if value}
+
+
+def _columns(where: str, what: str, own: Mapping[str, str], fed: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The source's own columns, and those that the recipes need beside them."""
+    found = dict(own)
+    for recipe, needs in fed.items():
+        for name, column in needs.items():
+            if found.setdefault(name, column) != column and name not in own:
+                raise ConfigError(f"{where}: {what} {name!r} of {recipe} is another column for another recipe")
+    return found
 
 
 def _plain(source: SourceEntry) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class FieldsEntry(_Strict, frozen=True, kw_only=True):
     stream: Column | None = None
     time: Column | None = None
     channels: dict[str, Column] = {}
+    categories: dict[str, Column] = {}
     zone: str | None = None
 
 

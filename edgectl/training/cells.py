@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.units import event_time_ns
+from edgectl_agent.sources.cells import MAX_TEXT_CHARS
 
 from edgectl.core.errors import ConfigError
 from edgectl.training.columns import Columns, shown
@@ -61,6 +62,35 @@ def texts(columns: Columns, name: str) -> list[str]:
         row = pc.index(empty, True).as_py()
         raise ConfigError(f"{columns.cell(row, name)}: expected the name of a stream, found nothing")
     found: list[str] = cells.to_pylist()
+    return found
+
+
+def categories(columns: Columns, name: str) -> list[str]:
+    """A column as the texts of a category, ``""`` for a missing one; spelled as the node's decoders do.
+
+    Raises:
+        ConfigError: fractions, dates or lists, which name nothing; a text that is longer than a node accepts.
+    """
+    cells = columns.found[name]
+    kind = cells.type
+    if pa.types.is_floating(kind):  # so are whole numbers stored that have gaps
+        cells = pc.if_else(pc.is_nan(cells), None, cells)
+        if pc.all(pc.equal(pc.floor(cells), cells)).as_py() is not False:
+            cells = pc.cast(cells, pa.int64(), safe=False)
+    elif pa.types.is_dictionary(kind):
+        cells = pc.cast(cells, kind.value_type)
+    kind = cells.type
+    known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
+    if not any(is_known(kind) for is_known in known):
+        raise ConfigError(
+            f"{columns.path} column {name!r}: expected texts or whole numbers, found values of type {kind}"
+        )
+    found = [text.strip() for text in pc.fill_null(pc.cast(cells, pa.string()), "").to_pylist()]
+    longest = max(range(len(found)), key=lambda row: len(found[row]), default=0)
+    if found and len(found[longest]) > MAX_TEXT_CHARS:
+        raise ConfigError(
+            f"{columns.cell(longest, name)}: expected at most {MAX_TEXT_CHARS} characters, found {len(found[longest])}"
+        )
     return found
 
 

@@ -9,7 +9,7 @@ not these.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -64,6 +64,8 @@ def plan(table: Table, first_row: int, window_ns: int, seed: int) -> tuple[Fault
     """
     random = np.random.default_rng(seed)
     length, width = _length(table, window_ns), table.values.shape[1]
+    if width == 0:  # nothing but categories
+        return ()
     places: list[tuple[int, np.ndarray]] = []
     for stream in range(len(table.streams)):
         rows = first_row + np.flatnonzero(table.stream[first_row:] == stream)
@@ -103,7 +105,7 @@ def inject(table: Table, faults: Sequence[Fault], channels: Sequence[Channel], s
             size = strength * SIZES[fault.kind]
             changed = _faulty(fault, values[rows, column], size, spreads[fault.stream, column])
             values[rows, column] = np.clip(changed, -np.inf if low is None else low, np.inf if high is None else high)
-    return Table(table.streams, table.stream, table.event_time, values)
+    return replace(table, values=values)
 
 
 def judge(faults: Sequence[Fault], onsets: Sequence[tuple[str, int]], window_ns: int) -> tuple[Found, ...]:

@@ -67,6 +67,8 @@ class Recipe:
     zone: str
     columns: tuple[str, ...]
     """Where the data has each channel, in the order of ``features.channels``."""
+    category_columns: tuple[str, ...] = ()
+    """Where it has each category, in the order of ``features.categories``."""
     features: FeatureSpec
     estimator: Estimator
     params: Mapping[str, int | float] = field(default_factory=dict)
@@ -143,8 +145,9 @@ def packaged() -> Path | None:
 def _checked(raw: RecipeFile, path: Path) -> Recipe:
     if not _NAME.fullmatch(raw.recipe):
         raise _wrong("recipe", "a name of letters, digits, '.', '_' and '-'", raw.recipe)
-    if not raw.channels:
-        raise _wrong("channels", "at least one channel", "none")
+    if not raw.channels and not raw.categories:
+        raise _wrong("channels", "at least one channel, or a category under 'categories'", "none")
+    _refuse_shared_names(raw)
     channels = tuple(_channel(name, entry or ChannelEntry()) for name, entry in raw.channels.items())
     features = _features(raw.features, tuple(raw.channels))
     spec = FeatureSpec(
@@ -166,6 +169,7 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         time_column=raw.time.column,
         zone=_zone(raw.time.zone),
         columns=tuple((entry or ChannelEntry()).column or name for name, entry in raw.channels.items()),
+        category_columns=tuple(_category_column(raw, name) for name in spec.categories),
         features=spec,
         estimator=estimator,
         params=params,
@@ -198,6 +202,17 @@ def _channel(name: str, entry: ChannelEntry) -> Channel:
         optional=entry.optional,
         hold_ns=_duration(f"channels.{name}.hold", entry.hold, zero=True),
     )
+
+
+def _refuse_shared_names(raw: RecipeFile) -> None:
+    for name in raw.categories:
+        if name in raw.channels:
+            raise _wrong(f"categories.{name}", "a name that no channel has", f"the channel {name!r}")
+
+
+def _category_column(raw: RecipeFile, name: str) -> str:
+    entry = raw.categories[name]
+    return entry.column if entry and entry.column else name
 
 
 def _features(entries: tuple[FeatureEntry, ...], channels: tuple[str, ...]) -> tuple[Features, ...]:

@@ -32,6 +32,13 @@ class ChannelEntry(_Entry, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class CategoryEntry(_Entry, frozen=True, kw_only=True):
+    """One text, whole number or truth value per reading that names something."""
+
+    column: str = ""
+    """Where the data has it, if not under the category's own name."""
+
+
 class SamplingEntry(_Entry, frozen=True, kw_only=True):
     """How often readings come; what counts as a gap."""
 
@@ -92,7 +99,8 @@ class RecipeFile(_Entry, frozen=True, kw_only=True):
     stream: str = ""
     """Column with the stream's name; without it all readings are one stream, named after the recipe."""
     time: TimeEntry
-    channels: dict[str, ChannelEntry | None]
+    channels: dict[str, ChannelEntry | None] = {}
+    categories: dict[str, CategoryEntry | None] = {}
     sampling: SamplingEntry = SamplingEntry()
     features: tuple[FeatureEntry, ...]
     warm_up: str = ""

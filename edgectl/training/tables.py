@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from edgectl_agent.core.batch import Batch, Float64, Int32, Int64, StreamTable
+from edgectl_agent.core.categories import CodeTable
 from edgectl_agent.core.units import SECOND_NS, iso
 from numpy.typing import NDArray
 
@@ -38,12 +39,14 @@ class Table:
         stream: shape (n,).
         event_time: shape (n,), ns since 1970 UTC.
         values: shape (n, c), NaN = missing.
+        codes: shape (n, k), as ``Batch.codes``; None for a recipe without categories.
     """
 
     streams: tuple[str, ...]
     stream: Int32
     event_time: Int64
     values: Float64
+    codes: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -63,7 +66,7 @@ class Table:
 
     def batch(self, rows: slice | NDArray[np.int64] = slice(None)) -> Batch:
         """These rows as the node would receive them."""
-        return Batch(self.stream[rows], self.event_time[rows], self.values[rows])
+        return Batch(self.stream, self.event_time, self.values, self.codes).take(rows)
 
 
 def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
@@ -78,7 +81,8 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
         ConfigError: a missing file or column, an empty file, a cell that is no number or time, a time that goes back,
             channels without any value, nothing but constants.
     """
-    wanted = (recipe.time_column, *([recipe.stream_column] if recipe.stream_column else []), *recipe.columns)
+    wanted = [recipe.time_column, *([recipe.stream_column] if recipe.stream_column else [])]
+    wanted += [*recipe.columns, *recipe.category_columns]
     parts = [_part(columns.read(path, wanted), recipe) for path in paths]
     if not parts:
         raise ConfigError("expected at least one data file, found none")
@@ -91,7 +95,8 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
     order = np.argsort(time, kind="stable")
     values = np.concatenate([p.values for p in parts])[order]
     _refuse_empty_channels(recipe, values, paths)
-    return Table(names.names, stream[order], time[order], values)
+    codes = np.concatenate([p.codes for p in parts])[order] if recipe.category_columns else None
+    return Table(names.names, stream[order], time[order], values, codes)
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,13 @@ class _Part:
     time: Int64
     local: bool
     values: Float64
+    codes: Int32
 
 
 def _part(source: Columns, recipe: Recipe) -> _Part:
     optional = {c for c, ch in zip(recipe.columns, recipe.features.channels, strict=True) if ch.optional}
     required = [recipe.time_column, *([recipe.stream_column] if recipe.stream_column else [])]
-    required += [c for c in recipe.columns if c not in optional]
+    required += [*(c for c in recipe.columns if c not in optional), *recipe.category_columns]
     for column in required:
         if column not in source.found:
             there = ", ".join(source.names) or "none"
@@ -124,7 +130,8 @@ def _part(source: Columns, recipe: Recipe) -> _Part:
     for i, column in enumerate(recipe.columns):
         if column in source.found:
             values[:, i] = cells.numbers(source, column)
-    return _Part(source, streams, stream, time, local, values)
+    codes = CodeTable().encode([cells.categories(source, column) for column in recipe.category_columns], n)
+    return _Part(source, streams, stream, time, local, values, codes)
 
 
 def _streams(source: Columns, recipe: Recipe, n: int) -> tuple[tuple[str, ...], Int32]:
@@ -165,7 +172,7 @@ def _refuse_empty_channels(recipe: Recipe, values: Float64, paths: Sequence[Path
             raise ConfigError(f"{where}: column {recipe.columns[i]!r} has no value in any of {len(values)} readings")
     low = np.where(some, values, np.inf).min(axis=0)
     high = np.where(some, values, -np.inf).max(axis=0)
-    if (high <= low).all():
+    if len(low) and not recipe.category_columns and (high <= low).all():
         found = ", ".join(
             f"{c.name} = {v:g}" for c, v in zip(recipe.features.channels, low, strict=True) if np.isfinite(v)
         )

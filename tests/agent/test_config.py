@@ -72,7 +72,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ("time: ts, channels: {vib: v}", "time: v, channels: {vib: v}", "sources.past: column 'v' is used twice"),
         ("vib: v.rms, temp: t", "vib: v.rms, temp: v", "sources.press: column 'v' is also the path 'v.rms'"),
         ("stream: machine", "stream: '='", "sources.press.stream: '=' names no stream"),
-        ("{vib: v.rms, temp: t}", "{}", "sources.press.channels: expected object of length >= 1"),
+        ("{vib: v.rms, temp: t}", "{}", "sources.press: expected at least one of channels and categories, found none"),
         ("every: 10s}", "evry: 10s}", "sources.host.evry: unknown key, did you mean 'every'?"),
         ("every: 10s}", "every: 10 parsecs}", "sources.host.every: expected a duration such as 30s"),
         ("every: 10s}", "every: 1ms}", "sources.host.every: expected at least 100ms, found '1ms'"),

@@ -78,7 +78,7 @@ def test_a_recipe_becomes_the_values_that_training_and_bundles_use(tmp_path: Pat
         ({"channels.vib.range": [0]}, "channels.vib.range: expected array of length 2"),
         ({"channels.vib.range": [5, 1]}, "channels.vib.range: expected [low, high] with low below high, found [5, 1]"),
         ({"channels.temp.hold": "5 parsecs"}, "channels.temp.hold: expected a duration such as 30s, 5m or 24h, found"),
-        ({"channels": {}}, "channels: expected at least one channel, found none"),
+        ({"channels": {}}, "channels: expected at least one channel, or a category under 'categories', found none"),
         ({"time": None}, "time: required key is missing"),
         ({"time.zone": "Mars/Olympus"}, "time.zone: expected a zone such as UTC or Europe/Paris, found 'Mars/Olympus'"),
         ({"features.0.stats": ["avg"]}, "features[0].stats[0]: expected one of count, max, mean,"),

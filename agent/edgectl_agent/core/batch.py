@@ -22,14 +22,22 @@ class Batch:
         stream: shape (n,), index into a `StreamTable`.
         event_time: shape (n,), nanoseconds since 1970 UTC.
         values: shape (n, c), NaN where the reading has no value.
+        codes: shape (n, k), what `categories.CodeTable` makes of categories, -1 where the reading has none. None where
+            nobody asks for categories.
     """
 
     stream: Int32
     event_time: Int64
     values: Float64
+    codes: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.stream)
+
+    def take(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Batch:
+        """These readings."""
+        codes = None if self.codes is None else self.codes[rows]
+        return Batch(self.stream[rows], self.event_time[rows], self.values[rows], codes)
 
 
 class StreamTable:

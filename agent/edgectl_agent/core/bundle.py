@@ -80,6 +80,11 @@ class FeatureSpec(_Strict, frozen=True, kw_only=True):
     gap_after_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
     """A pause longer than this empties the windows' meaning: the stream warms up again. 0 = never."""
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """What the features need beside channels, in the order of the columns of ``Batch.codes``."""
+        return tuple(dict.fromkeys(c for group in self.features for c in getattr(group, "categories", ())))
+
 
 class Scaler(_Strict, frozen=True, kw_only=True):
     """``z = (feature - center) / scale`` in float64, clipped to ``±clip``, then cast to the model's float32."""

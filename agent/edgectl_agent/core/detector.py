@@ -111,7 +111,7 @@ class Detector:
         scores, threshold = np.full(n, np.nan), np.full(n, np.nan)
         counted = np.ones(n, bool) if self._max_streams is None else batch.stream < self._max_streams
         if not counted.all():
-            batch = Batch(batch.stream[counted], batch.event_time[counted], batch.values[counted])
+            batch = batch.take(counted)
         rows = self._features.push(batch, horizon_ns)
         self.counters["out_of_range"] += rows.out_of_range
         self.counters[STATUS[OVER_LIMIT]] += int(n - counted.sum())

@@ -7,7 +7,7 @@ Which readings count (per stream, in order of arrival):
 
 * event time above ``horizon_ns``: `FUTURE`, ignored, so that a bad clock cannot make all later readings late;
 * event time below the stream's newest: `LATE`, ignored;
-* event time and values equal to the stream's previous reading: `DUPLICATE`, ignored;
+* event time, values and categories equal to the stream's previous reading: `DUPLICATE`, ignored;
 * otherwise it enters the windows; while the stream is younger than ``warm_up_ns``: `WARMING`; with a required channel
   missing and nothing to hold: `INCOMPLETE`; else `OK`.
 """
@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl_agent.core.arrays import pack_array, unpack_array
-from edgectl_agent.core.batch import Batch, Float64, Int64
+from edgectl_agent.core.batch import Batch, Float64, Int32, Int64
 from edgectl_agent.core.bundle import FeatureSpec, InstantFeatures, PhaseFeatures, Stat, WindowFeatures
+from edgectl_agent.core.categories import MISSING
 from edgectl_agent.core.units import DAY_NS, format_duration
 from edgectl_agent.core.windows import Moments, Runs, Windows
 
@@ -98,6 +99,7 @@ class FeatureBuilder:
         self._newest: Int64 = np.empty(0, np.int64)
         self._since: Int64 = np.empty(0, np.int64)
         self._previous: Float64 = np.empty((0, channels))
+        self._previous_codes: Int32 = np.empty((0, len(spec.categories)), np.int32)
         self._last_value: Float64 = np.empty((0, channels))
         self._last_time: Int64 = np.empty((0, channels), np.int64)
 
@@ -116,7 +118,8 @@ class FeatureBuilder:
         """Add a batch and return its features.
 
         Args:
-            batch: readings in order of arrival; ``values`` columns follow ``spec.channels``.
+            batch: readings in order of arrival; ``values`` columns follow ``spec.channels``, those of ``codes``
+                ``spec.categories``.
             horizon_ns: readings with a later event time are refused; None for recorded data.
         """
         n = len(batch)
@@ -128,11 +131,14 @@ class FeatureBuilder:
         # NaN fails both comparisons, and is not out of range.
         outside = (batch.values < self._low) | (batch.values > self._high)
         values = np.where(outside, np.nan, batch.values)
+        codes = self._codes(batch)
         sorted_already = bool((batch.stream[1:] >= batch.stream[:-1]).all())
         order = np.arange(n) if sorted_already else np.argsort(batch.stream, kind="stable")
-        rows = self._accepted(order, batch.stream, batch.event_time, values, status, horizon_ns)
+        rows = self._accepted(order, batch.stream, batch.event_time, values, codes, status, horizon_ns)
         if len(rows):
-            x[rows], status[rows] = self._features(batch.stream[rows], batch.event_time[rows], values[rows])
+            x[rows], status[rows] = self._features(
+                batch.stream[rows], batch.event_time[rows], values[rows], codes[rows]
+            )
         return FeatureRows(x, status, int(outside.sum()))
 
     def snapshot(self) -> dict[str, Any]:
@@ -142,6 +148,7 @@ class FeatureBuilder:
             "newest": pack_array(self._newest),
             "since": pack_array(self._since),
             "previous": pack_array(self._previous),
+            "previous_codes": pack_array(self._previous_codes),
             "last_value": pack_array(self._last_value),
             "last_time": pack_array(self._last_time),
         }
@@ -155,6 +162,10 @@ class FeatureBuilder:
         builder._newest = unpack_array(state["newest"])
         builder._since = unpack_array(state["since"])
         builder._previous = unpack_array(state["previous"])
+        if spec.categories:
+            builder._previous_codes = unpack_array(state["previous_codes"])
+        else:
+            builder._previous_codes = np.empty((len(builder._newest), 0), np.int32)
         builder._last_value = unpack_array(state["last_value"])
         builder._last_time = unpack_array(state["last_time"])
         return builder
@@ -168,11 +179,13 @@ class FeatureBuilder:
         self._newest = np.append(self._newest, np.full(more, _NEVER))
         self._since = np.append(self._since, np.full(more, _NEVER))
         self._previous = np.concatenate([self._previous, np.full((more, channels), np.nan)])
+        missing = np.full((more, self._previous_codes.shape[1]), MISSING, np.int32)
+        self._previous_codes = np.concatenate([self._previous_codes, missing])
         self._last_value = np.concatenate([self._last_value, np.full((more, channels), np.nan)])
         self._last_time = np.concatenate([self._last_time, np.full((more, channels), _NEVER)])
 
     def _accepted(
-        self, order: Int64, stream: NDArray[np.int32], time: Int64, values: Float64, status: Int8, horizon: int | None
+        self, order: Int64, stream: Int32, time: Int64, values: Float64, codes: Int32, status: Int8, horizon: int | None
     ) -> Int64:
         """Rows that count, sorted by stream; marks the others in `status`."""
         if horizon is not None:
@@ -192,11 +205,16 @@ class FeatureBuilder:
             order = order[~late]
             if len(order) == 0:
                 return order
-        duplicate = self._duplicates(stream[order], time[order], values[order])
+        duplicate = self._duplicates(stream[order], time[order], values[order], codes[order])
         status[order[duplicate]] = DUPLICATE
         return order[~duplicate]
 
-    def _duplicates(self, stream: NDArray[np.int32], time: Int64, values: Float64) -> Bool:
+    def _codes(self, batch: Batch) -> Int32:
+        if batch.codes is None:
+            return np.full((len(batch), self._previous_codes.shape[1]), MISSING, np.int32)
+        return batch.codes
+
+    def _duplicates(self, stream: Int32, time: Int64, values: Float64, codes: Int32) -> Bool:
         before_time = np.empty_like(time)
         before_time[1:] = time[:-1]
         first = np.append(True, stream[1:] != stream[:-1])
@@ -207,9 +225,13 @@ class FeatureBuilder:
             before[1:] = values[:-1]
             before[first] = self._previous[stream[first]]
             same &= ((values == before) | (np.isnan(values) & np.isnan(before))).all(axis=1)
+            code_before = np.empty_like(codes)
+            code_before[1:] = codes[:-1]
+            code_before[first] = self._previous_codes[stream[first]]
+            same &= (codes == code_before).all(axis=1)
         return same
 
-    def _features(self, stream: NDArray[np.int32], time: Int64, values: Float64) -> tuple[Float64, Int8]:
+    def _features(self, stream: Int32, time: Int64, values: Float64, codes: Int32) -> tuple[Float64, Int8]:
         runs = Runs.of(stream)
         of_run = stream[runs.starts]
         age = self._age(runs, of_run, time)
@@ -227,6 +249,7 @@ class FeatureBuilder:
         status = np.where(age < self.spec.warm_up_ns, WARMING, OK).astype(np.int8)
         status[np.isnan(held[:, self._required]).any(axis=1)] = INCOMPLETE
         self._newest[of_run], self._previous[of_run] = time[runs.ends], values[runs.ends]
+        self._previous_codes[of_run] = codes[runs.ends]
         return x, status
 
     def _block(

@@ -1,4 +1,4 @@
-"""Single cells → numbers, times and stream names; what `decode` falls back to, and its fast path for times.
+"""Single cells → numbers, times, stream names and texts; what `decode` falls back to, and its fast path for times.
 
 A function here answers with the value or with the reason for refusing it; none raises on what a device sends.
 """
@@ -21,6 +21,7 @@ Reasons = NDArray[Any]
 """One entry per record: 0 while nothing is wrong with it, else the reason; the first one found stays."""
 
 MAX_STREAM_CHARS = 200
+MAX_TEXT_CHARS = 1000
 _LAST_NS = 9_200_000_000_000_000_000
 """Event times beyond ± this do not fit int64 nanoseconds (the year 2261)."""
 
@@ -45,6 +46,28 @@ def stream_name(name: str | int) -> str:
         return str(name) if abs(name) < 1 << 64 else ""
     name = name.strip()
     return name if len(name) <= MAX_STREAM_CHARS and name.isprintable() else ""
+
+
+def texts(cells: Sequence[Any], why: Reasons) -> tuple[str, ...]:
+    """A category's cells as text without surrounding blanks, ``""`` for a missing one; notes in `why` what is too long.
+
+    Numbers and truth values are spelled as JSON does, so that a category means the same in every format.
+    """
+    try:
+        found = tuple(map(str.strip, cells))
+    except TypeError:  # something among them is not text
+        found = tuple(map(_text, cells))
+    if max(map(len, found), default=0) > MAX_TEXT_CHARS:
+        for i, text in enumerate(found):
+            if len(text) > MAX_TEXT_CHARS:
+                why[i] = why[i] or "bad-category"
+    return found
+
+
+def _text(cell: str | int | bool | None) -> str:
+    if cell is None:
+        return ""
+    return cell.strip() if isinstance(cell, str) else str(cell).lower()
 
 
 def times(raw: Sequence[Time], zone: tzinfo, why: Reasons) -> Int64:

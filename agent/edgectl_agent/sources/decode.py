@@ -2,8 +2,8 @@
 
 Each line is one record and is judged alone, so the result does not depend on how lines are grouped into calls. A record
 becomes a reading or is counted under one reason: ``unparsable``, ``columns`` (CSV cells ≠ header), ``bad-time``,
-``bad-stream``, ``not-a-number``, ``not-finite``. An absent, empty or null channel is a missing value (NaN), not a
-reject. Law: readings + rejects + blank lines = lines.
+``bad-stream``, ``not-a-number``, ``not-finite``, ``bad-category``. An absent, empty or null channel is a missing value
+(NaN), and such a category a missing one (``""``), not a reject. Law: readings + rejects + blank lines = lines.
 
 A block is converted at once; only if something in it is wrong is it judged cell by cell.
 """
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
+from itertools import chain, compress
 from operator import attrgetter, itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,9 +27,12 @@ import numpy as np
 from edgectl_agent.config import Fields, Mapping
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
-from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, times
+from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, texts, times
 
 MAX_LINE_BYTES = 1 << 20
+_Number = float | None
+_Category = str | int | bool | None
+_OPTIONAL = (_Number, _Category)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Records:
         values: shape (n, c) in the order of the mapping's channels.
         line: shape (n,), the index of the line that each reading came from, rising.
         rejected: records skipped, by reason.
+        texts: n strings for each of the mapping's categories, ``""`` = missing.
     """
 
     streams: tuple[str, ...]
@@ -48,6 +53,29 @@ class Records:
     values: Float64
     line: Int64
     rejected: dict[str, int]
+    texts: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def __getitem__(self, part: slice) -> Records:
+        """Some consecutive readings; what was rejected stays with the whole."""
+        columns = tuple(column[part] for column in self.texts)
+        return Records(self.streams[part], self.event_time[part], self.values[part], self.line[part], {}, columns)
+
+    @staticmethod
+    def join(parts: Sequence[Records]) -> Records:
+        """The readings of `parts` in order; `line` means nothing any more."""
+        if len(parts) == 1:
+            return parts[0]
+        return Records(
+            tuple(chain.from_iterable(part.streams for part in parts)),
+            np.concatenate([part.event_time for part in parts]),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.line for part in parts]),
+            {},
+            tuple(tuple(chain(*columns)) for columns in zip(*(part.texts for part in parts), strict=True)),
+        )
 
 
 NO_RECORDS = Records((), np.empty(0, np.int64), np.empty((0, 0)), np.empty(0, np.int64), {})
@@ -60,17 +88,19 @@ class _Columns:
     line: Sequence[int]
     time: Sequence[Time]
     stream: Sequence[str | int] | None
-    channels: Sequence[Sequence[Any]]
+    values: Sequence[Sequence[Any]]
+    """Of the channels, then of the categories."""
 
 
 class Decoder(ABC):
     """Turns lines of one format into `Records`, by a mapping of columns."""
 
     def __init__(self, mapping: Fields) -> None:
-        self._width = len(mapping.channels)
+        self._width, self._categories = len(mapping.channels), len(mapping.categories)
         self._constant = mapping.stream[1:] if mapping.stream.startswith("=") else None
         no_times: Int64 = np.empty(0, np.int64)
-        self._nothing = Records((), no_times, np.empty((0, self._width)), no_times, {})
+        no_texts: tuple[tuple[str, ...], ...] = ((),) * self._categories
+        self._nothing = Records((), no_times, np.empty((0, self._width)), no_times, {}, no_texts)
         self._zone = UTC if mapping.zone == "UTC" else ZoneInfo(mapping.zone)
 
     def decode(self, lines: Sequence[bytes]) -> Records:
@@ -83,8 +113,9 @@ class Decoder(ABC):
         why: Reasons = np.zeros(n, object)
         event_time = times(columns.time, self._zone, why)
         values = np.empty((n, self._width))
-        for c, cells in enumerate(columns.channels):
+        for c, cells in enumerate(columns.values[: self._width]):
             values[:, c] = self._numbers(cells, why)
+        found = tuple(texts(cells, why) for cells in columns.values[self._width :])
         streams = self._streams(columns.stream, n, why)
         line = np.asarray(columns.line, np.int64)
         bad = np.flatnonzero(why)
@@ -93,7 +124,8 @@ class Decoder(ABC):
             good = why == 0
             streams = [s for s, keep in zip(streams, good, strict=True) if keep]
             event_time, values, line = event_time[good], values[good], line[good]
-        return Records(tuple(streams), event_time, values, line, dict(rejected))
+            found = tuple(tuple(compress(column, good)) for column in found)
+        return Records(tuple(streams), event_time, values, line, dict(rejected), found)
 
     @abstractmethod
     def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
@@ -122,7 +154,8 @@ class JsonDecoder(Decoder):
         leaves: dict[str, tuple[Any, str]] = {mapping.time: (Time, "bad-time")}
         if self._constant is None:
             leaves[mapping.stream] = (str | int, "bad-stream")
-        leaves |= dict.fromkeys(mapping.channels.values(), (float | None, "not-a-number"))
+        leaves |= dict.fromkeys(mapping.channels.values(), (_Number, "not-a-number"))
+        leaves |= dict.fromkeys(mapping.categories.values(), (_Category, "bad-category"))
         self._why = {path: reason for path, (_, reason) in leaves.items()}
         names: dict[str, str] = {}
         row = _row_type({path: kind for path, (kind, _) in leaves.items()}, names)
@@ -180,7 +213,8 @@ class CsvDecoder(Decoder):
         except (UnicodeDecodeError, csv.Error) as e:
             raise SourceError(f"{name}: the first line is not a CSV header: {e}") from e
         position = {column.strip(): i for i, column in reversed(list(enumerate(found)))}
-        wanted = [mapping.time, *([] if self._constant is not None else [mapping.stream]), *mapping.channels.values()]
+        wanted = [mapping.time, *([] if self._constant is not None else [mapping.stream])]
+        wanted += [*mapping.channels.values(), *mapping.categories.values()]
         for column in wanted:
             if column not in position:
                 raise SourceError(f"{name}: column {column!r} is missing, the header has: {', '.join(found)}")
@@ -245,7 +279,7 @@ class CsvDecoder(Decoder):
 def _row_type(leaves: dict[str, Any], names: dict[str, str]) -> Any:
     """A Struct that holds exactly the wanted paths; fills `names` with path → dotted attribute.
 
-    Times and streams are required; a channel may be absent.
+    Times and streams are required; a channel or a category may be absent.
     """
     return _struct(((path.split("."), kind, path) for path, kind in leaves.items()), names, "")
 
@@ -262,9 +296,9 @@ def _struct(leaves: Iterable[tuple[list[str], Any, str]], names: dict[str, str],
         steps, kind, path = members[0]
         if not steps:
             names[path] = prefix + attribute
-            fields.append((attribute, kind, None) if kind == float | None else (attribute, kind))
+            fields.append((attribute, kind, None) if kind in _OPTIONAL else (attribute, kind))
         else:
             inner = _struct(members, names, f"{prefix}{attribute}.")
-            optional = all(member_kind == float | None for _, member_kind, _ in members)
+            optional = all(member_kind in _OPTIONAL for _, member_kind, _ in members)
             fields.append((attribute, inner, msgspec.field(default_factory=inner)) if optional else (attribute, inner))
     return msgspec.defstruct("Row", fields, rename=rename, kw_only=True, gc=False)

@@ -12,8 +12,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from edgectl_agent.config import HttpConfig
 from edgectl_agent.core.errors import EdgeError
 from edgectl_agent.sources.decode import MAX_LINE_BYTES, JsonDecoder, Records
@@ -119,30 +117,26 @@ class HttpSource(Source):
                 self._changed.wait_for(lambda: self._waiting or self._rejected, timeout_s)
             parts = self._take(limit)
             rejected, self._rejected = dict(+self._rejected), Counter()
-        if not parts:
-            nothing = self._nothing
-            return Chunk((), nothing.event_time, nothing.values, {}, self._clock(), rejected=rejected)
-        streams = tuple(name for part in parts for name in part[0]) if len(parts) > 1 else parts[0][0]
-        times = np.concatenate([part[1] for part in parts])
-        values = np.concatenate([part[2] for part in parts])
-        return Chunk(streams, times, values, {}, self._clock(), rejected=rejected)
+        found = Records.join(parts) if parts else self._nothing
+        return Chunk(
+            found.streams, found.event_time, found.values, {}, self._clock(), rejected=rejected, texts=found.texts
+        )
 
     def seal(self) -> None:
         with self._changed:
             self._sealed = True
 
-    def _take(self, limit: int) -> list[tuple[tuple[str, ...], np.ndarray, np.ndarray]]:
+    def _take(self, limit: int) -> list[Records]:
         """Up to `limit` readings off the queue's front; the caller holds the lock."""
         parts = []
         while self._queue and limit > 0:
             first = self._queue[0]
-            part = slice(self._at, self._at + limit)
-            streams = first.streams[part]
-            parts.append((streams, first.event_time[part], first.values[part]))
-            limit -= len(streams)
-            self._waiting -= len(streams)
-            self._at += len(streams)
-            if self._at == len(first.streams):
+            part = first[self._at : self._at + limit]
+            parts.append(part)
+            limit -= len(part)
+            self._waiting -= len(part)
+            self._at += len(part)
+            if self._at == len(first):
                 self._queue.popleft()
                 self._at = 0
         return parts

@@ -35,6 +35,8 @@ class Chunk:
         accepted_ns: the node's clock when the chunk was taken.
         ended: the source has no more readings and never will.
         rejected: records skipped in this chunk, by reason (``unparsable``, ``bad-time``, ``not-a-number``, …).
+        texts: n strings for each of the source's configured categories, in their order; ``""`` = missing. Empty if the
+            source has none.
     """
 
     streams: tuple[str, ...]
@@ -44,6 +46,7 @@ class Chunk:
     accepted_ns: int
     ended: bool = False
     rejected: dict[str, int] = field(default_factory=dict)
+    texts: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.streams)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -127,10 +127,11 @@ class ReplaySource(Source):
         position: Position = {"offset": self._offset, "shift_ns": self._shift}
         if self._span is not None:
             position |= {"first_ns": self._span[0], "newest_ns": self._span[1]}
-        records = block.records
-        values = records.values[part].reshape(count, len(self._config.channels))
+        records = block.records[part]
+        values = records.values.reshape(count, len(self._config.channels))
+        texts = records.texts or ((),) * len(self._config.categories)
         ended = self._ended and self._next == len(block.ends)
-        return Chunk(records.streams[part], records.event_time[part], values, position, self._clock(), ended, rejected)
+        return Chunk(records.streams, records.event_time, values, position, self._clock(), ended, rejected, texts)
 
     def _load(self) -> None:
         """Decode the next block, or find that the file has ended."""
@@ -152,7 +153,7 @@ class ReplaySource(Source):
             first, newest = self._span or (int(times[0]), int(times[0]))
             self._span = (min(first, int(times.min())), max(newest, int(times.max())))
         if self._shift:
-            records = Records(records.streams, times + self._shift, records.values, records.line, records.rejected)
+            records = replace(records, event_time=times + self._shift)
         due = np.maximum.accumulate(records.event_time)
         self._block, self._next = _Block(records, lines.ends[records.line], due, int(lines.ends[-1])), 0
 

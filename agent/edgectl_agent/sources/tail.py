@@ -75,8 +75,9 @@ class TailSource(Source):
         rejected.update(records.rejected)
         values = records.values.reshape(len(records.streams), len(self._config.channels))
         return Chunk(
-            records.streams, records.event_time, values, dict(self._position), self._clock(), rejected=dict(+rejected)
-        )
+            records.streams, records.event_time, values, dict(self._position), self._clock(), rejected=dict(+rejected),
+            texts=records.texts or ((),) * len(self._config.categories),
+        )  # fmt: skip
 
     def _read(self, limit: int, rejected: Counter[str]) -> Lines:
         """The next lines of this file or, when it is finished, the beginning of the one in its place."""
