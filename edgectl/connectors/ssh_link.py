@@ -17,6 +17,7 @@ import paramiko
 
 from edgectl.connectors import known_hosts
 from edgectl.connectors.ssh_keys import Passphrase, Unusable, offers
+from edgectl.connectors.ssh_pulse import Heard, Pulse, ask
 from edgectl.connectors.ssh_target import Hop, Pins
 from edgectl.connectors.watchdog import Watchdog
 from edgectl.machine.interface import Done
@@ -72,6 +73,20 @@ class Link:
         self._transport = transport
         self._beneath = beneath
         self._idle: list[paramiko.SFTPClient] = []
+        self._gone = ""
+
+    def watch(self, heard: Heard) -> None:
+        """Close it once the machine is gone: what waits for an answer, or for room to write, ends with `LinkError`."""
+        pulse = Pulse(heard, self.hop.alive_s, self.hop.gone_s)
+        ask(self._transport, self.hop.alive_s)
+
+        def look() -> bool:
+            if self.alive and not pulse.there():
+                self._gone = f"{self.hop.place} has not answered for {pulse.gone_s:g} s"
+                self.close()
+            return self.alive
+
+        watchdog.every(self.hop.alive_s * pulse.EVERY, look)
 
     @property
     def alive(self) -> bool:
@@ -124,11 +139,11 @@ class Link:
             yield session
         except (paramiko.SSHException, EOFError, TimeoutError) as e:
             self.close()
-            raise LinkError(_broke(self.hop, e)) from e
+            raise LinkError(self._gone or _broke(self.hop, e)) from e
         except OSError as e:
             if session.get_channel().closed:
                 self.close()
-                raise LinkError(_broke(self.hop, e)) from e
+                raise LinkError(self._gone or _broke(self.hop, e)) from e
             raise
         finally:
             if not session.get_channel().closed:
@@ -146,7 +161,8 @@ class Link:
     def close(self) -> None:
         with suppress(Exception):  # wakes paramiko's reader, which would notice within a second otherwise
             self._transport.sock.shutdown(socket.SHUT_RDWR)
-        self._transport.close()
+        with suppress(Exception):  # of a jump host's connection that ends at this moment
+            self._transport.close()
 
     @contextmanager
     def _limit(self, seconds: float, late: str) -> Iterator[None]:
@@ -165,7 +181,7 @@ class Link:
             raise LinkError(_broke(self.hop, e)) from e
         except _BROKEN as e:
             self.close()  # paramiko's reader may not have noticed yet, and the next user must not get this one
-            raise LinkError(late if ended.is_set() else _broke(self.hop, e)) from e
+            raise LinkError(late if ended.is_set() else self._gone or _broke(self.hop, e)) from e
 
 
 def connect(hop: Hop, passphrase: Passphrase, beneath: Link | None = None) -> Link:
@@ -181,8 +197,11 @@ def connect(hop: Hop, passphrase: Passphrase, beneath: Link | None = None) -> Li
     try:
         _trust(hop, files, transport)
         _authenticate(hop, transport, passphrase)
-        transport.set_keepalive(hop.alive_s)
         transport.channel_timeout = OPEN_S
+        if beneath is None:
+            transport.set_keepalive(hop.alive_s)
+        else:
+            link.watch(transport.sock)
     except BaseException:
         link.close()
         raise
@@ -200,7 +219,7 @@ def host_key(hop: Hop, beneath: Link | None = None) -> tuple[str, bytes]:
 
 
 def _handshake(hop: Hop, beneath: Link | None, pins: Pins) -> paramiko.Transport:
-    sock = _socket(hop) if beneath is None else _channel(hop, beneath)
+    sock = _socket(hop) if beneath is None else Heard(_channel(hop, beneath))
     try:
         transport = paramiko.Transport(sock)
     except _BROKEN as e:

@@ -24,15 +24,7 @@ class Watchdog:
     @contextmanager
     def limit(self, seconds: float, end: Callable[[], object]) -> Iterator[None]:
         """Call ``end()`` from the other thread unless the block ends within `seconds`."""
-        number = next(self._numbers)
-        with self._changed:
-            heapq.heappush(self._due, (self._clock() + seconds, number, end))
-            self._pending.add(number)
-            if self._due[0][1] == number:
-                self._changed.notify()
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._watch, name="ssh-watchdog", daemon=True).start()
+        number = self._add(seconds, end)
         try:
             yield
         finally:
@@ -41,6 +33,27 @@ class Watchdog:
                 if len(self._due) > 2 * len(self._pending) + 64:  # what was met in time is forgotten
                     self._due = [entry for entry in self._due if entry[1] in self._pending]
                     heapq.heapify(self._due)
+
+    def every(self, seconds: float, look: Callable[[], bool]) -> None:
+        """Call ``look()`` from the other thread every `seconds`, until it returns False."""
+
+        def again() -> None:
+            if look():
+                self._add(seconds, again)
+
+        self._add(seconds, again)
+
+    def _add(self, seconds: float, call: Callable[[], object]) -> int:
+        number = next(self._numbers)
+        with self._changed:
+            heapq.heappush(self._due, (self._clock() + seconds, number, call))
+            self._pending.add(number)
+            if self._due[0][1] == number:
+                self._changed.notify()
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._watch, name="ssh-watchdog", daemon=True).start()
+        return number
 
     def _watch(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +19,7 @@ from edgectl.connectors.ssh_host import SshHost
 from edgectl.connectors.ssh_pool import Pool
 from edgectl.core.errors import NodeUnreachable, StorageError
 from edgectl.machine.layout import Layout
+from tests.scenarios.fleets import until
 from tests.support.cut import Cut
 from tests.support.sshd import Sshd, way
 
@@ -146,6 +148,32 @@ def test_a_leftover_with_other_bytes_is_not_built_on(host: SshHost, tmp_path: Pa
     host.write(str(path), BIG)
     assert path.read_bytes() == BIG
     assert sorted(found.name for found in tmp_path.iterdir()) == ["known_hosts", "target"]
+
+
+@pytest.mark.parametrize("work", ["waits for a command", "uploads"])
+def test_a_machine_behind_a_jump_host_that_is_gone_is_noticed_before_the_commands_own_limit(
+    ssh_server: Sshd, tmp_path: Path, pool: Pool, work: str
+) -> None:
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(64_000_000)  # more than all buffers on the way take
+    (tmp_path / "ssh_config").write_text("Host *\n  ServerAliveInterval 1\n  ServerAliveCountMax 2\n")
+    with Sshd(tmp_path / "bastion", key=ssh_server.key) as bastion:
+        (tmp_path / "known_hosts").write_text(f"{bastion.pin}pi-1 {ssh_server.host_key}\n")
+        jump = f"{bastion.user}@127.0.0.1:{bastion.port}"
+        host = SshHost(way(ssh_server, tmp_path, pool=pool, jump=jump))
+        assert host.run("sleep 4; echo there").text == "there", "a command that says nothing for long is not given up"
+        began = time.monotonic()
+        with ThreadPoolExecutor(1) as threads:
+            if work == "uploads":
+                busy = threads.submit(host.write, str(tmp_path / "target"), big)
+                until(lambda: any(tmp_path.glob(".target.*.part")))
+            else:
+                busy = threads.submit(lambda: host.run("sleep 600", timeout_s=600).status == 0)
+            with ssh_server.frozen(), pytest.raises(NodeUnreachable, match=r":\d+ has not answered for 3 s"):
+                busy.result(60)
+        assert time.monotonic() - began < 30, "not the 60 s of an answer by SFTP, nor the command's 600 s"
+        assert host.run("echo back").text == "back"
 
 
 # ── the pool ────────────────────────────────────────────────────────────────────────────────────────────────────────

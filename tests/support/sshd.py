@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -145,6 +146,20 @@ class Sshd:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Nothing of the server runs while the block does: who waits for it hears nothing, and no end either."""
+        assert self._process is not None, "it does not run"
+        pids = [self._process.pid, *self._sessions(self._process.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def __enter__(self) -> Sshd:
         return self.start()
