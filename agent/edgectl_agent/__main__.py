@@ -85,8 +85,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from edgectl_agent import actions, sources
 
     config, _ = configs.load(arguments.config)
-    for source in config.sources.values():
-        sources.build(source, config.node)
+    for name, source in config.sources.items():
+        sources.build(source, config.node, name)
     for action in config.actions:
         actions.build(action, config.folder)
     _check_tls(config)

@@ -82,6 +82,11 @@ class Feed:
     def snapshot(self) -> dict[str, Any]:
         return {"identity": self._identity, "position": self._position}
 
+    def covered(self) -> None:
+        """What `snapshot` gave last is stored, and the alerts up to there are recorded."""
+        if self._open and self._position is not None:
+            self._source.covered(self._position)
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `snapshot` was taken, unless that was another file or kind of source."""
         if state["identity"] == self._identity:
@@ -110,6 +115,10 @@ class Feed:
             self.newest_ns = max(self.newest_ns, int(np.max(chunk.event_time)))
         if chunk.ended:
             self.state, self.detail = "ended", ""
+        elif self._source.trouble:
+            if self.detail != self._source.trouble:
+                warn("source-failed", source=self.name, message=self._source.trouble)
+            self.state, self.detail = "failed", self._source.trouble
         elif self._source.waiting:
             self.state, self.detail = "waiting", "there is nothing to read yet"
         else:

@@ -72,7 +72,7 @@ class Runtime:
         )
         self.changes = Changes(self.updater, self._roster, self, clock)
         self._snapshots = SnapshotStore(folder / "snapshots")
-        self._feeds = {name: Feed(name, s, sources.build(s, config.node)) for name, s in config.sources.items()}
+        self._feeds = {name: Feed(name, s, sources.build(s, config.node, name)) for name, s in config.sources.items()}
         self.spool = folder / "spool"
         sweep(self.spool)
         self.intakes = {name: feed.source for name, feed in self._feeds.items() if isinstance(feed.source, HttpSource)}
@@ -91,8 +91,8 @@ class Runtime:
         """Called by the worker every turn, at least once a second: while it is called, the worker does not hang."""
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake, self._stopping = threading.Event(), threading.Event()
-        for intake in self.intakes.values():
-            intake.on_arrival = self._wake.set
+        for feed in self._feeds.values():
+            feed.source.on_arrival = self._wake.set
         self._snapshot_at_s = self._publish_at_s = self._flush_at_s = -math.inf
         self._closed = self._moved = self._news = False
         self._snapshot_failure = ""
@@ -155,7 +155,8 @@ class Runtime:
             if self._may_read(name, feed):
                 busy |= self._read(name, feed, now_s)
         self._flush()
-        if self._moved and now_s >= self._snapshot_at_s:
+        urgent = not self._snapshot_failure and any(feed.source.urgent for feed in self._feeds.values())
+        if self._moved and (urgent or now_s >= self._snapshot_at_s):
             self._save_snapshot()
         if now_s >= self._publish_at_s + (0.0 if self._news else _PUBLISH_IDLE_S - _PUBLISH_S):
             self.publish()
@@ -238,6 +239,8 @@ class Runtime:
                 }
             )
             self._moved, self._snapshot_failure = False, ""
+            for feed in self._feeds.values():
+                feed.covered()
         except StorageError as e:
             if not self._snapshot_failure:
                 warn("snapshot-failed", message=str(e))

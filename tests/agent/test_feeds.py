@@ -10,6 +10,7 @@ import pytest
 from edgectl_agent.config import HostMetricsConfig, ReplayConfig, TailConfig
 from edgectl_agent.feeds import Feed
 from edgectl_agent.sources import build
+from edgectl_agent.sources.interface import Position
 
 NOW_NS = 1_800_000_000 * 10**9
 _feeds: list[Feed] = []
@@ -27,7 +28,7 @@ def replaying(path: Path) -> Feed:
 
 
 def feed(config: ReplayConfig | TailConfig | HostMetricsConfig) -> Feed:
-    _feeds.append(Feed("s", config, build(config, "n1")))
+    _feeds.append(Feed("s", config, build(config, "n1", "s")))
     return _feeds[-1]
 
 
@@ -62,6 +63,18 @@ def test_a_failed_feed_is_tried_again_after_a_while_where_it_stopped(tmp_path: P
     chunk = late.poll(10, 6.0)
     assert chunk is not None
     assert (len(chunk), late.state, late.accepted) == (2, "running", 2)
+
+
+def test_a_source_is_told_that_what_a_snapshot_holds_is_covered_and_nothing_beyond_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, told = replaying(write(tmp_path / "a", 5)), list[Position]()
+    monkeypatch.setattr(feed.source, "covered", told.append)
+    feed.covered()
+    assert told == []
+    feed.poll(3, 0.0)
+    feed.covered()
+    assert told == [feed.snapshot()["position"]]
 
 
 def test_only_live_readings_can_be_from_the_future_and_only_a_set_clock_can_tell(tmp_path: Path) -> None:

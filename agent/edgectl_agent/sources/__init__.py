@@ -10,31 +10,31 @@ from edgectl_agent.core.errors import ConfigError
 from edgectl_agent.sources.interface import Source
 
 
-def _tail(config: Any, node: str) -> Source:
+def _tail(config: Any, node: str, name: str) -> Source:
     from edgectl_agent.sources.tail import TailSource
 
     return TailSource(config)
 
 
-def _replay(config: Any, node: str) -> Source:
+def _replay(config: Any, node: str, name: str) -> Source:
     from edgectl_agent.sources.replay import ReplaySource
 
     return ReplaySource(config)
 
 
-def _host_metrics(config: Any, node: str) -> Source:
+def _host_metrics(config: Any, node: str, name: str) -> Source:
     from edgectl_agent.sources.host_metrics import HostMetricsSource
 
     return HostMetricsSource(config, node)
 
 
-def _http(config: Any, node: str) -> Source:
+def _http(config: Any, node: str, name: str) -> Source:
     from edgectl_agent.sources.http import HttpSource
 
     return HttpSource(config)
 
 
-SOURCES: dict[str, Callable[[Any, str], Source]] = {
+SOURCES: dict[str, Callable[[Any, str, str], Source]] = {
     "tail": _tail,
     "replay": _replay,
     "host-metrics": _host_metrics,
@@ -42,9 +42,12 @@ SOURCES: dict[str, Callable[[Any, str], Source]] = {
 }
 
 
-def build(config: SourceConfig, node: str) -> Source:
-    """The source that `config` describes, not yet open. Raises `ConfigError` for a type that is not known here."""
+def build(config: SourceConfig, node: str, name: str) -> Source:
+    """The source that `config` describes, not yet open; `name` is its name on this node.
+
+    Raises `ConfigError` for a type that is not known here, or whose library is not installed.
+    """
     kind = str(config.__struct_config__.tag)
     if kind not in SOURCES:
         raise ConfigError(f"source type {kind!r} is not known, expected one of {', '.join(SOURCES)}")
-    return SOURCES[kind](config, node)
+    return SOURCES[kind](config, node, name)

@@ -45,8 +45,6 @@ class HttpSource(Source):
     live = True
 
     def __init__(self, config: HttpConfig, clock: Callable[[], int] = time.time_ns) -> None:
-        self.on_arrival: Callable[[], None] = lambda: None
-        """Called, in the listener's thread, when readings were taken."""
         self._decoder = JsonDecoder(config)
         self._room, self._clock = config.queue, clock
         self._changed = threading.Condition()

@@ -7,12 +7,17 @@ The promise, in both directions:
 * Every chunk carries the position *after* its last reading. The runtime stores that position inside the snapshot that
   covers the readings, and hands it to `open` after a restart: a replayable source then continues with the very next
   reading. Positions are JSON values of the source's own making.
+* `covered` is called, on the worker, with such a position once a snapshot that contains it is stored and every alert
+  found before it is recorded: a source tells its other side there, and only there, that it needs the readings no more.
+* A source with a thread of its own calls `on_arrival` from it when something has arrived, so that the worker need not
+  look for it.
 * ``close`` may never be called (the process may be killed).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgectl_agent.core.batch import Float64, Int64
@@ -62,6 +67,12 @@ class Source(ABC):
 
     waiting: bool = False
     """Whether what it reads is not there yet."""
+    trouble: str = ""
+    """Why nothing arrives although the source is open and tries again by itself; empty while all is well."""
+    urgent: bool = False
+    """Whether its other side waits for `covered`: the next snapshot is then saved at once."""
+    on_arrival: Callable[[], None] = staticmethod(lambda: None)
+    """Set by the runtime; called from any thread."""
 
     @property
     def pending(self) -> bool:
@@ -75,6 +86,9 @@ class Source(ABC):
     @abstractmethod
     def poll(self, limit: int, timeout_s: float) -> Chunk:
         """At most `limit` readings, waiting at most `timeout_s` for the first one."""
+
+    def covered(self, position: Position) -> None:  # noqa: B027 - optional by contract
+        """A stored snapshot contains `position`, and what was found before it is recorded. Must not block or raise."""
 
     def seal(self) -> None:  # noqa: B027 - optional by contract
         """The agent ends: take nothing more in. What waits can still be polled."""
