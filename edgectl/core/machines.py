@@ -25,13 +25,15 @@ _FIRST_S = 1_735_689_600
 
 @dataclass(frozen=True, kw_only=True)
 class Python:
-    """One interpreter. `venv`: it can make environments that have pip; `pip`: it has pip itself."""
+    """One interpreter. `venv`: it can make environments that have pip; `pip`: it has pip itself; `shared`: the agent's
+    user may run it, and its unit does not hide it."""
 
     path: str
     version: tuple[int, int, int]
     venv: bool
     pip: bool
     bits: int = 64
+    shared: bool = True
 
     @property
     def shown(self) -> str:
@@ -39,7 +41,8 @@ class Python:
 
     @property
     def usable(self) -> bool:
-        return self.version[:2] >= MIN_PYTHON and self.bits == 64 and (self.venv or self.pip)
+        fits = self.version[:2] >= MIN_PYTHON and self.bits == 64
+        return fits and self.shared and (self.venv or self.pip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +181,14 @@ def _python(facts: MachineFacts) -> Check:
     if facts.python is not None:
         found, fix = f"{facts.python.shown} with pip, without venv", f"install {_venv_package(facts.python)}"
         return Check(name="python", verdict="warn", found=found, expected=expected, fix=fix)
-    new = next((p for p in facts.pythons if p.version[:2] >= MIN_PYTHON), None)
+    recent = [p for p in facts.pythons if p.version[:2] >= MIN_PYTHON]
+    new = next((p for p in recent if p.shared), recent[0] if recent else None)
+    if new is not None and not new.shared:
+        found, fix = (
+            f"{new.shown}, which the agent's user may not run",
+            f"install Python {least} or newer for all users",
+        )
+        return Check(name="python", verdict="refuse", found=found, expected=expected, fix=fix)
     if new is not None and new.bits != 64:
         fix = "install a 64-bit Python"
         return Check(name="python", verdict="refuse", found=f"{new.shown}, 32-bit", expected=expected, fix=fix)

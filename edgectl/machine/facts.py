@@ -86,12 +86,15 @@ def parse(text: str, no_root: str = "") -> MachineFacts:
 
 def _pythons(rows: Iterable[list[str]]) -> Iterable[Python]:
     seen = set()
-    for path, version, venv, pip, bits in rows:
+    for path, version, venv, pip, bits, shared in rows:
         if path in seen:
             continue
         seen.add(path)
         major, minor, micro = map(int, version.split("."))
-        yield Python(path=path, version=(major, minor, micro), venv=venv == "1", pip=pip == "1", bits=int(bits))
+        yield Python(
+            path=path, version=(major, minor, micro), venv=venv == "1", pip=pip == "1", bits=int(bits),
+            shared=shared == "1",
+        )  # fmt: skip
 
 
 def _disk(path: str, mount: str, free_kb: str, options: str) -> Disk:
@@ -107,8 +110,15 @@ _PYTHON = r"""
 import os, struct, sys
 from importlib.util import find_spec
 has = lambda name: int(find_spec(name) is not None)
+def open_to_all(path, right):  # whether any user may do that with it: the agent's is nobody special
+    if not os.stat(path).st_mode & right:
+        return 0
+    return 1 if path == "/" else open_to_all(os.path.dirname(path), 1)
+path, library, own = os.path.realpath(sys.executable), os.path.realpath(os.__file__), len(sys.argv[1])
+hidden = path.startswith(("/root/", "/home/", "/run/user/", "/tmp/", "/var/tmp/"))  # from the agent's unit
+shared = int(own or not hidden and open_to_all(path, 1) and open_to_all(library, 4))
 version, bits = "%d.%d.%d" % sys.version_info[:3], 8 * struct.calcsize("P")
-row = ["python", os.path.realpath(sys.executable), version, has("venv") and has("ensurepip"), has("pip"), bits]
+row = ["python", path, version, has("venv") and has("ensurepip"), has("pip"), bits, shared]
 print("\t".join(map(str, row)))
 """
 _INDEX = r"""
@@ -141,9 +151,9 @@ say musl "$musl"
 chosen=''
 for name in python3 python3.14 python3.13 python3.12 python3.11; do
     p=$(command -v "$name") || continue
-    row=$("$p" -I -B -c "$probe" 2>/dev/null) || continue
+    row=$("$p" -I -B -c "$probe" "$own" 2>/dev/null) || continue
     printf '%s\n' "$row"
-    case $row in *"	3."[0-9].*|*"	3.10."*) ;; *) [ -n "$chosen" ] || chosen=$p ;; esac
+    case $row in *"	3."[0-9].*|*"	3.10."*|*"	0") ;; *) [ -n "$chosen" ] || chosen=$p ;; esac
 done
 for path in "$home" "$data" "$config"; do
     there=$path

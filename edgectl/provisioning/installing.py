@@ -216,7 +216,8 @@ class Installer:
     def upgrade(self, node: Node, id_: str) -> Move:
         """The move of a node to the environment that it shall have."""
         host, layout = self.machine(node), layouts.of(node)
-        facts, _ = gather(host, layout, index=False)
+        facts, now_s = gather(host, layout, index=False)
+        _refuse(node, facts, now_s, "python")
         wanted = self.packages(node, facts)
         python = facts.python.path if facts.python else "python3"
         return self._move(node, host, layout, id_, wanted.version, wanted, {}, python)

@@ -41,6 +41,8 @@ def test_a_machine_that_has_everything_is_fine() -> None:
         ({"glibc": (2, 28)}, "libc", "ok", "glibc 2.28", ""),
         ({"pythons": ()}, "python", "refuse", "none", "install Python 3.11"),
         ({"pythons": (replace(PYTHON, version=(3, 10, 9)),)}, "python", "refuse", "3.10.9", "install Python 3.11"),
+        ({"pythons": (replace(PYTHON, shared=False),)}, "python", "refuse", "agent's user may not", "for all users"),
+        ({"pythons": (replace(PYTHON, shared=False), PYTHON)}, "python", "ok", "/usr/bin/python3.11 3.11.2", ""),
         ({"pythons": (replace(PYTHON, venv=False),)}, "python", "refuse", "without venv", "install python3.11-venv"),
         ({"pythons": (replace(PYTHON, venv=False, pip=True),)}, "python", "warn", "without venv", "3.11-venv"),
         (disks(free=5 * 10**8), "disk /opt/edgectl-agent", "refuse", "500 MB free", "make room on /"),

@@ -14,6 +14,16 @@ from tests.support.machines import LOGS, MachineFleet, left, running, temporary_
 
 pytestmark = pytest.mark.needs("lab", "system-python", "index")
 
+PRIVATE = "cp /usr/bin/python3 /root/python3; ln -sf /root/python3 /usr/local/bin/python3"
+"""The first Python on the way is the administrator's own, in a home that nobody else may enter."""
+OUTDATED = """\
+cat > /usr/local/bin/python3 <<'PROGRAM'
+#!/bin/sh
+probe=$4; shift 4
+exec /root/python3 -I -B -c "import sys; sys.version_info = (3, 9, 2, 'final', 0); exec(sys.argv.pop(1))" "$probe" "$@"
+PROGRAM
+"""
+
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,12 +36,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[Lab]
         index = lab.index(wheels)
         bastion = lab.node("uploaded")
         lab.node("behind", jump=bastion)
-        lab.node("indexed", index=index)
+        lab.node("indexed", index=index, also=PRIVATE)
         lab.node("tiny", disk="60m")
         lab.node("humble", sudo="none")
         lab.node("cut")
         lab.node("old", machine="armv7l")
-        lab.node("bare", without=("python",))
+        lab.node("bare", also=f"{PRIVATE}; rm -f /usr/bin/python3*")
         lab.node("frozen", read_only=True)
         lab.boot()
         yield lab
@@ -79,6 +89,8 @@ def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace
         assert temporary_files(lab[name]) == []
         assert lab[name].ssh("cat /var/lib/edgectl-agent/api.json").returncode == 0, "the SSH user is in its group"
     assert rows["indexed"]["environment"] != rows["uploaded"]["environment"]
+    python = lab["indexed"].run("readlink -f /opt/edgectl-agent/current/bin/python")
+    assert python.startswith("/usr/bin/"), "not the one that the agent's user may not run"
 
     assert {row["state"] for row in fleet.json(*command)} == {"unchanged"}
     john.refused(40, *his, says="belongs to another fleet")
@@ -118,6 +130,11 @@ def test_machines_that_cannot_run_the_agent_are_refused_in_one_sentence_and_left
     fleet.refused(75, "nodes", "bootstrap", "tiny", *given, says="disk /opt/edgectl-agent: ")
     fleet.refused(30, "nodes", "bootstrap", "humble", *given, says="sudo does not let edge be root")
     fleet.refused(30, "nodes", "bootstrap", "old", *given, says="architecture: armv7l")
+    fleet.refused(30, "nodes", "bootstrap", "bare", *given, says="which the agent's user may not run, expected")
+    lab["bare"].run(f"rm /usr/local/bin/python3; {OUTDATED}")
+    lab["bare"].run("chmod 755 /usr/local/bin/python3")
+    fleet.refused(30, "nodes", "bootstrap", "bare", *given, says="3.9.2, expected ≥ 3.11 with venv → install Python 3")
+    lab["bare"].run("rm /usr/local/bin/python3")
     fleet.refused(30, "nodes", "bootstrap", "bare", *given, says="python: none, expected ≥ 3.11 with venv")
     fleet.refused(75, "nodes", "bootstrap", "frozen", *given, says="writable: / read-only")
     for name in ("tiny", "humble", "old", "bare", "frozen"):
