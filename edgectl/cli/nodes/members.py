@@ -124,9 +124,8 @@ def show(ctx: typer.Context, name: Name, output: FormatOption = Format.TABLE) ->
 
 @app.command()
 def start(ctx: typer.Context, name: Name) -> None:
-    """Bring a node's files up to date and start its agent."""
-    changed = _place(settings(ctx), name, "start", stop=False)
-    note(f"{name} runs{'; its new settings hold after edgectl nodes restart ' + name if changed else ''}")
+    """Start a node's agent; one on this machine gets its files first."""
+    note(f"{name} runs{_started(settings(ctx), name, 'start', stop=False)}")
 
 
 @app.command()
@@ -142,9 +141,8 @@ def stop(ctx: typer.Context, name: Name) -> None:
 
 @app.command()
 def restart(ctx: typer.Context, name: Name) -> None:
-    """End a node's agent, bring its files up to date and start it."""
-    _place(settings(ctx), name, "restart", stop=True)
-    note(f"{name} runs")
+    """End a node's agent and start it; one on this machine gets its files in between."""
+    note(f"{name} runs{_started(settings(ctx), name, 'restart', stop=True)}")
 
 
 @app.command()
@@ -177,14 +175,27 @@ def remove(
     return note(f"{name} is removed{'; what it has where it lives stays there' if forget else ''}")
 
 
-def _place(said: Settings, name: str, verb: str, stop: bool) -> bool:
-    """Write a node's files and see that its agent runs; returns whether a running agent has old settings."""
+def _started(said: Settings, name: str, verb: str, stop: bool) -> str:
+    """See that a node's agent runs; returns what else there is to say. Only a node on this machine gets its files:
+    elsewhere a new agent.yaml comes with `nodes configure`, which puts the old one back if the agent does not take it.
+    """
     from edgectl.fleet import membership
+    from edgectl.inventory.agent_config import sha256
+    from edgectl.inventory.types import HERE
 
     workspace = said.workspace
     fleet = wiring.inventory(workspace)
     node: Node = fleet.node(name)
+    here = node.via in HERE
     with workspace.lock(f"nodes {verb} {name}"):
         root = wiring.repository(workspace, fleet).root_bytes()
         files = membership.files(node, workspace, wiring.columns(workspace), root)
-        return membership.run(wiring.connector(workspace, fleet, node), files, restart=stop)
+        changed = membership.run(wiring.connector(workspace, fleet, node), files if here else {}, restart=stop)
+    if changed:
+        return f"; its new settings hold after edgectl nodes restart {name}"
+    if here or wiring.connect(workspace, fleet)(name).status().config_sha256 in (
+        "",
+        sha256(files["agent.yaml"].decode()),
+    ):
+        return ""
+    return f"; its agent.yaml is not the one that fleet.yaml makes → edgectl nodes configure {name} --diff"
