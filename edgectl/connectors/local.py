@@ -22,7 +22,7 @@ import httpx
 from edgectl.connectors.answers import Api, api, ending, refused
 from edgectl.connectors.interface import Connector
 from edgectl.core.errors import NodeUnreachable, StorageError
-from edgectl.files import write_file
+from edgectl.files import replace, write_file
 
 if TYPE_CHECKING:
     import psutil
@@ -115,18 +115,10 @@ class LocalConnector(Connector):
     def upload(self, files: Mapping[str, bytes | Path]) -> None:
         for name, content in files.items():
             target = _inside(self.data / "spool", name)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, Path):
-                    shutil.copyfile(content, temporary)
-                else:
-                    temporary.write_bytes(content)
-                os.replace(temporary, target)
+                replace(target, content)
             except OSError as e:
                 raise StorageError(f"node {self.name}: cannot put {name} into its spool: {e.strerror}") from e
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._client is not None:

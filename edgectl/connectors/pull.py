@@ -6,8 +6,6 @@ one after. How it is, is what it last reported. Its machine is not ours to manag
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -21,6 +19,7 @@ from edgectl.connectors.interface import Connector
 from edgectl.core.errors import SILENT, LockHeld, NodeUnreachable, RemoteRefused, StorageError, UsageError
 from edgectl.core.records import MALFORMED
 from edgectl.core.status import age
+from edgectl.files import replace
 from edgectl.store.orders import Order
 from edgectl.store.store import Store
 
@@ -98,7 +97,7 @@ class PullConnector(Connector):
             target = self._repository / _inside(name)
             try:
                 if not _same(target, content):
-                    _replace(target, content)
+                    replace(target, content)
             except OSError as e:
                 raise StorageError(
                     f"node {self.name}: cannot put {name} into {self._repository}: {e.strerror or e}"
@@ -180,16 +179,3 @@ def _same(target: Path, content: bytes | Path) -> bool:
     if isinstance(content, Path):
         return target.samefile(content) or target.read_bytes() == content.read_bytes()
     return target.read_bytes() == content
-
-
-def _replace(target: Path, content: bytes | Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            shutil.copyfile(content, temporary)
-        else:
-            temporary.write_bytes(content)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgectl_agent.durable import sync_folder
-
+from edgectl.files import replace
 from edgectl.publishing.interface import Place, PlaceError
 
 MODE = 0o644
@@ -47,21 +44,10 @@ class FolderPlace(Place):
 
     def write(self, name: str, content: Path, after: bytes | None = None) -> None:
         del after  # a rename cannot compare; the caller reads once more before it
-        target = self._folder / name
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with content.open("rb") as source, temporary.open("wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
-                copy.flush()
-                os.fchmod(copy.fileno(), MODE)
-                os.fsync(copy.fileno())
-            os.replace(temporary, target)
-            sync_folder(target.parent)
+            replace(self._folder / name, content, MODE, exact=True)
         except OSError as e:
             raise self._error(f"{name} cannot be written", e) from e
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
         try:

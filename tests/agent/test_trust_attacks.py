@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from edgectl_agent.core.bundle import digest, encode
+from edgectl_agent.core.bundle import digest
 from edgectl_agent.core.desired import Verdict
 from edgectl_agent.core.messages import Assignment, Epoch, Placement, Quarantine
 from tuf.api.metadata import Metadata, Root, Snapshot, Timestamp
@@ -17,8 +17,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Timestamp
 from edgectl.trust import chain as chains
 from edgectl.trust.keys import KeyStore, Role
 from edgectl.trust.publication import LIFE, Publication, meta_file, sign
-from tests.support.bundles import make_bundle
-from tests.support.operators import NODE, NodeFolder, Operator
+from tests.support.operators import NODE, NodeFolder, Operator, copied, deployed
 
 FLIP = 0x01
 
@@ -27,9 +26,7 @@ FLIP = 0x01
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An operator who deployed 1.0.0, and a node that runs it; copied for every story."""
     folder = tmp_path_factory.mktemp("template")
-    operator = Operator(folder / "mona")
-    operator.release("1.0.0", seed=1)
-    operator.deploy("1.0.0", epoch=1)
+    operator = deployed(folder / "mona")
     node = NodeFolder(folder / NODE, operator)
     node.push(operator)
     assert node.update(operator.now).exit_code == 0
@@ -38,10 +35,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mona(tmp_path: Path, template: Path) -> Operator:
-    shutil.copytree(template / "mona", tmp_path / "mona")
-    operator = Operator(tmp_path / "mona")
-    operator.raw["1.0.0"] = encode(make_bundle(1))
-    return operator
+    return copied(template / "mona", tmp_path / "mona")
 
 
 @pytest.fixture

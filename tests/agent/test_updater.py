@@ -15,7 +15,7 @@ from edgectl_agent.updater import Prepared, Updater
 from edgectl_agent.verification import Limits
 
 from tests.support.bundles import make_bundle
-from tests.support.operators import NODE, NodeFolder, Operator, ns
+from tests.support.operators import NODE, NodeFolder, Operator, deployed, ns
 
 
 class Node:
@@ -55,9 +55,7 @@ class Node:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three worlds of an operator and a node, each the one before with one more update: new, first, second."""
     folder = tmp_path_factory.mktemp("template")
-    mona = Operator(folder / "new" / "mona")
-    mona.release("1.0.0", seed=1)
-    mona.deploy("1.0.0", epoch=1)
+    mona = deployed(folder / "new" / "mona")
     node = Node(folder / "new" / NODE, mona)
     for name, updates in (("first", 1), ("second", 2)):
         shutil.copytree(folder / "new", folder / name, symlinks=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from edgectl_agent.core.bundle import encode
 
 from edgectl.core.errors import ConfigError, LockHeld, TrustError, UsageError
 from edgectl.publishing.folder import FolderPlace
@@ -19,27 +18,19 @@ from edgectl.publishing.web import WebPlace
 from edgectl.trust import chain as chains
 from edgectl.trust.keys import KeyStore
 from edgectl.trust.repository import Repository
-from tests.support.bundles import make_bundle
-from tests.support.operators import NODE, NodeFolder, Operator
+from tests.support.operators import NODE, NodeFolder, Operator, copied, deployed
 from tests.support.webdav import WebDav
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("template") / "mona"
-    operator = Operator(folder)
-    operator.release("1.0.0", seed=1)
-    operator.deploy("1.0.0", epoch=1)
-    return folder
+    return deployed(tmp_path_factory.mktemp("template") / "mona").folder
 
 
 @pytest.fixture
 def mona(tmp_path: Path, template: Path) -> Operator:
     """Has signed and deployed 1.0.0."""
-    shutil.copytree(template, tmp_path / "mona")
-    operator = Operator(tmp_path / "mona")
-    operator.raw["1.0.0"] = encode(make_bundle(1))
-    return operator
+    return copied(template, tmp_path / "mona")
 
 
 @pytest.fixture

@@ -101,6 +101,22 @@ class Operator:
         return Contents(self.folder / "repo" / "targets", chains.load(self.folder / "repo" / "metadata"))
 
 
+def deployed(folder: Path, passphrase: str | None = None) -> Operator:
+    """An operator who has signed and deployed 1.0.0."""
+    operator = Operator(folder, passphrase)
+    operator.release("1.0.0", seed=1)
+    operator.deploy("1.0.0", epoch=1)
+    return operator
+
+
+def copied(template: Path, folder: Path, passphrase: str | None = None) -> Operator:
+    """The operator that `deployed` made in `template`, in a folder of this story's own."""
+    shutil.copytree(template, folder)
+    operator = Operator(folder, passphrase)
+    operator.raw["1.0.0"] = encode(make_bundle(1))
+    return operator
+
+
 class NodeFolder:
     """A node's data folder. `verify` runs the verification in this process; what it installs becomes `standing`."""
 

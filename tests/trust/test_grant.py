@@ -8,33 +8,24 @@ from pathlib import Path
 
 import pytest
 from edgectl_agent.core.airgap import Collected
-from edgectl_agent.core.bundle import encode
 
 from edgectl.core.errors import UsageError
 from edgectl.trust.keys import KeyStore
 from edgectl.trust.receipt import sign
-from tests.support.bundles import make_bundle
-from tests.support.operators import NODE, NodeFolder, Operator
+from tests.support.operators import NODE, NodeFolder, Operator, copied, deployed
 
 RECEIPT = Collected(node=NODE, through=7, log_id="log-1")
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("template") / "mona"
-    operator = Operator(folder)
-    operator.release("1.0.0", seed=1)
-    operator.deploy("1.0.0", epoch=1)
-    return folder
+    return deployed(tmp_path_factory.mktemp("template") / "mona").folder
 
 
 @pytest.fixture
 def mona(tmp_path: Path, template: Path) -> Operator:
     """Has signed and deployed 1.0.0."""
-    shutil.copytree(template, tmp_path / "mona")
-    operator = Operator(tmp_path / "mona")
-    operator.raw["1.0.0"] = encode(make_bundle(1))
-    return operator
+    return copied(template, tmp_path / "mona")
 
 
 @pytest.fixture

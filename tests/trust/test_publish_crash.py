@@ -12,7 +12,7 @@ import pytest
 from edgectl_agent.core.bundle import encode
 
 from tests.support.bundles import make_bundle, make_release
-from tests.support.operators import NODE, START, NodeFolder, Operator
+from tests.support.operators import NODE, START, NodeFolder, Operator, deployed
 
 SCRIPT = """
 import os, signal, sys
@@ -49,10 +49,8 @@ print(count)
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("template") / "mona"
-    operator = Operator(folder)
-    operator.release("1.0.0", seed=1)
-    operator.deploy("1.0.0", epoch=1)
+    operator = deployed(tmp_path_factory.mktemp("template") / "mona")
+    folder = operator.folder
     raw = encode(make_bundle(2))
     (folder / "next.bundle").write_bytes(raw)
     (folder / "next.release").write_bytes(msgspec.json.encode(make_release("press", "1.1.0", 2, raw)))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,27 +13,20 @@ from edgectl.trust.keys import ONLINE, KeyStore
 from edgectl.trust.publication import publishing
 from edgectl.trust.repository import Repository
 from tests.support.bundles import make_bundle, make_release
-from tests.support.operators import NODE, START, Operator
+from tests.support.operators import NODE, START, Operator, copied, deployed
 
 PASSPHRASE = "correct horse"
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("template") / "mona"
-    operator = Operator(folder, PASSPHRASE)
-    operator.release("1.0.0", seed=1)
-    operator.deploy("1.0.0", epoch=1)
-    return folder
+    return deployed(tmp_path_factory.mktemp("template") / "mona", PASSPHRASE).folder
 
 
 @pytest.fixture
 def mona(tmp_path: Path, template: Path) -> Operator:
     """Has signed and deployed 1.0.0."""
-    shutil.copytree(template, tmp_path / "mona")
-    operator = Operator(tmp_path / "mona", PASSPHRASE)
-    operator.raw["1.0.0"] = encode(make_bundle(1))
-    return operator
+    return copied(template, tmp_path / "mona", PASSPHRASE)
 
 
 def contents(operator: Operator) -> dict[str, bytes]:

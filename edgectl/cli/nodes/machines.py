@@ -65,21 +65,15 @@ def upgrade(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Move the agent itself to another version, canary first; one that does not come up reverts by itself."""
-    from edgectl.provisioning.installing import each_node
-
-    said = settings(ctx)
-    workspace = said.workspace
-    fleet = wiring.inventory(workspace)
-    lock = nullcontext() if dry_run else workspace.lock("nodes upgrade")
-    with lock, wiring.store(workspace, fleet) as store:
-        nodes = moving.whom(fleet, store, names or (), select, resume, "upgrade")
-        installer = moving.installing(said, fleet, "nodes upgrade", wheel, wheelhouse, to)
-        parts = moving.split(each_node(nodes, installer.behind, forks), unknown=installer.version)
-        moving.roll(
-            "upgrade", said, fleet, store, parts, installer.version, (canary, phases),
-            lambda name, id_: installer.upgrade(fleet.node(name), id_), resume=resume, dry_run=dry_run, forks=forks,
-            yes=yes, output=output, selection=select, reason=reason,
-        )  # fmt: skip
+    order = moving.Order(
+        kind="upgrade", said=settings(ctx), selection=select, sizes=(canary, phases), resume=resume, dry_run=dry_run,
+        forks=forks, reason=reason, yes=yes, output=output,
+    )  # fmt: skip
+    with order.locked() as (fleet, store):
+        nodes = order.whom(fleet, store, names or ())
+        installer = moving.installing(order.said, fleet, "nodes upgrade", wheel, wheelhouse, to)
+        parts = order.parts(nodes, installer.behind, unknown=installer.version)
+        order.roll(fleet, store, parts, installer.version, installer.upgrade)
 
 
 @app.command()
@@ -98,21 +92,15 @@ def configure(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Give nodes the agent.yaml that fleet.yaml describes; a node keeps its own when its agent does not take it."""
-    from edgectl.provisioning.installing import each_node
-
-    said = settings(ctx)
-    workspace = said.workspace
-    fleet = wiring.inventory(workspace)
-    lock = nullcontext() if dry_run else workspace.lock("nodes configure")
-    with lock, wiring.store(workspace, fleet) as store:
-        nodes = moving.whom(fleet, store, names or (), select, resume, "configure")
-        installer = moving.installing(said, fleet, "nodes configure")
-        texts = moving.split(each_node(nodes, installer.differences, forks), unknown="?")
+    order = moving.Order(
+        kind="configure", said=settings(ctx), selection=select, sizes=(canary, phases), resume=resume, dry_run=dry_run,
+        forks=forks, reason=reason, yes=yes, output=output,
+    )  # fmt: skip
+    with order.locked() as (fleet, store):
+        nodes = order.whom(fleet, store, names or ())
+        installer = moving.installing(order.said, fleet, "nodes configure")
+        texts = order.parts(nodes, installer.differences, unknown="?")
         if diff or dry_run:
             moving.show_differences({name: text for name, text in texts.items() if text != "?"}, output)
         parts = {name: installer.part(fleet.node(name)) for name in texts}
-        moving.roll(
-            "configure", said, fleet, store, parts, moving.digest(parts), (canary, phases),
-            lambda name, id_: installer.configure(fleet.node(name), id_), resume=resume, dry_run=dry_run, forks=forks,
-            yes=yes, output=output, selection=select, reason=reason,
-        )  # fmt: skip
+        order.roll(fleet, store, parts, moving.digest(parts), installer.configure)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +16,9 @@ from edgectl.cli.output import Column, Format, Settings, confirm, emit, note, wr
 from edgectl.core.errors import EdgeError, NothingMatched, UsageError
 
 if TYPE_CHECKING:
-    from edgectl.delivery.machines import Kind, MoveOf
+    from edgectl.delivery.machines import Kind
     from edgectl.inventory.types import Inventory, Node
+    from edgectl.machine.move import Move
     from edgectl.provisioning.installing import Installed, Installer
     from edgectl.store.store import Store
 
@@ -128,66 +131,97 @@ def finish(rows: Sequence[Installed], diff: bool, output: Format) -> None:
         raise typer.Exit(code)
 
 
-def split(found: Mapping[str, str | EdgeError], unknown: str) -> dict[str, str]:
-    """Node → part of all that have something to do; a node that did not answer is asked again when its turn comes.
-
-    Raises:
-        EdgeError: the only node cannot be moved, or one that answered cannot.
-    """
-    from edgectl.core.errors import NodeUnreachable
-
-    parts = {}
-    for name, value in found.items():
-        if isinstance(value, EdgeError):
-            if len(found) == 1 or not isinstance(value, NodeUnreachable):
-                raise value
-            note(f"{name}: {value.message.removeprefix(f'node {name}: ')}")
-            value = unknown
-        if value:
-            parts[name] = value
-    return parts
-
-
 def digest(parts: Mapping[str, str]) -> str:
     """A short name for many parts."""
     return hashlib.sha256("".join(f"{n}={p}\n" for n, p in sorted(parts.items())).encode()).hexdigest()[:8]
 
 
-def roll(
-    kind: Kind, said: Settings, fleet: Inventory, store: Store, parts: Mapping[str, str], version: str,
-    sizes: tuple[str, str], move_of: MoveOf, *, resume: str, dry_run: bool, forks: int, yes: bool,
-    output: Format, selection: str, reason: str,
-) -> None:  # fmt: skip
-    """Make a rollout of `parts`, or go on with one, and end with its exit code."""
-    from edgectl.core.phases import specification
-    from edgectl.delivery import machines
-    from edgectl.workspace import operator
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A rollout that moves machines, as a command line wants it."""
 
-    tools = rolling.tools(said.workspace, fleet, store, None, operator(), forks)
-    if resume:
-        record, runner = machines.resume(resume, kind, parts, tools, move_of)
-        rolling.finish(record, runner.resume(), output)
-    if not parts:
-        return note("nothing to do: every node has it already")
-    plan = machines.plan(
-        kind, version, parts, specification(*sizes), store.rollouts.next_number(), selection=selection, reason=reason
-    )
-    if dry_run:
-        return rolling.show_plan(plan, output)
-    note(rolling.plan_text(plan))
-    if len(parts) > 1 and not confirm(f"{kind.capitalize()} {len(parts)} nodes?", yes=yes, settings=said):
-        return note("nothing was changed")
-    record, runner = machines.begin(plan, tools, move_of)
-    return rolling.finish(record, runner.run(), output)
+    kind: Kind
+    said: Settings
+    sizes: tuple[str, str]
+    """What ``--canary`` and ``--phases`` say."""
+    resume: str
+    dry_run: bool
+    forks: int
+    yes: bool
+    output: Format
+    selection: str
+    reason: str
 
+    @contextmanager
+    def locked(self) -> Iterator[tuple[Inventory, Store]]:
+        """The fleet and its store, while nobody else works in this workspace. Raises `LockHeld`."""
+        workspace = self.said.workspace
+        fleet = wiring.inventory(workspace)
+        lock = nullcontext() if self.dry_run else workspace.lock(f"nodes {self.kind}")
+        with lock, wiring.store(workspace, fleet) as store:
+            yield fleet, store
 
-def whom(fleet: Inventory, store: Store, names: Sequence[str], select: str, resume: str, verb: str) -> list[Node]:
-    """The nodes to move: those that are named, or those of the rollout that goes on."""
-    if not resume:
-        return elsewhere(fleet, store, names, select, verb)
-    if names or select:
-        raise UsageError("--resume goes on with the nodes of its plan", hint=f"edgectl nodes {verb} --resume {resume}")
-    gone = [name for name in store.rollouts.get(resume).plan.nodes if name not in fleet.names]
-    if gone:
-        raise NothingMatched(f"{resume} moves {gone[0]}, which fleet.yaml does not name any more")
-    return [fleet.node(name) for name in store.rollouts.get(resume).plan.nodes]
+    def whom(self, fleet: Inventory, store: Store, names: Sequence[str]) -> list[Node]:
+        """The nodes to move: those that are named, or those of the rollout that goes on. Raises as `elsewhere`."""
+        if not self.resume:
+            return elsewhere(fleet, store, names, self.selection, self.kind)
+        if names or self.selection:
+            raise UsageError(
+                "--resume goes on with the nodes of its plan", hint=f"edgectl nodes {self.kind} --resume {self.resume}"
+            )
+        planned = store.rollouts.get(self.resume).plan.nodes
+        gone = [name for name in planned if name not in fleet.names]
+        if gone:
+            raise NothingMatched(f"{self.resume} moves {gone[0]}, which fleet.yaml does not name any more")
+        return [fleet.node(name) for name in planned]
+
+    def parts(self, nodes: Sequence[Node], look: Callable[[Node], str], unknown: str) -> dict[str, str]:
+        """Node → what `look` says, of all that have something to do; `unknown` of one that did not answer, which is
+        asked again when its turn comes.
+
+        Raises:
+            EdgeError: the only node cannot be moved, or one that answered cannot.
+        """
+        from edgectl.core.errors import NodeUnreachable
+        from edgectl.provisioning.installing import each_node
+
+        parts = {}
+        for name, value in each_node(nodes, look, self.forks).items():
+            if isinstance(value, EdgeError):
+                if len(nodes) == 1 or not isinstance(value, NodeUnreachable):
+                    raise value
+                note(f"{name}: {value.message.removeprefix(f'node {name}: ')}")
+                value = unknown
+            if value:
+                parts[name] = value
+        return parts
+
+    def roll(
+        self, fleet: Inventory, store: Store, parts: Mapping[str, str], version: str, move: Callable[[Node, str], Move]
+    ) -> None:
+        """Make a rollout of `parts`, or go on with one, and end with its exit code."""
+        from edgectl.core.phases import specification
+        from edgectl.delivery import machines
+        from edgectl.workspace import operator
+
+        def move_of(name: str, id_: str) -> Move:
+            return move(fleet.node(name), id_)
+
+        tools = rolling.tools(self.said.workspace, fleet, store, None, operator(), self.forks)
+        if self.resume:
+            record, runner = machines.resume(self.resume, self.kind, parts, tools, move_of)
+            return rolling.finish(record, runner.resume(), self.output)
+        if not parts:
+            return note("nothing to do: every node has it already")
+        plan = machines.plan(
+            self.kind, version, parts, specification(*self.sizes), store.rollouts.next_number(),
+            selection=self.selection, reason=self.reason,
+        )  # fmt: skip
+        if self.dry_run:
+            return rolling.show_plan(plan, self.output)
+        note(rolling.plan_text(plan))
+        question = f"{self.kind.capitalize()} {len(parts)} nodes?"
+        if len(parts) > 1 and not confirm(question, yes=self.yes, settings=self.said):
+            return note("nothing was changed")
+        record, runner = machines.begin(plan, tools, move_of)
+        return rolling.finish(record, runner.run(), self.output)
