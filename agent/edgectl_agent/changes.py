@@ -23,6 +23,8 @@ from edgectl_agent.updater import Prepared, Updater
 T = TypeVar("T")
 _TRIAL_S = 1.0
 """How long a new model waits for readings to be tried on."""
+_FLOWING_S = 10.0
+"""Where none came for so long, none is likely to come within `_TRIAL_S`: nobody waits, the golden vectors must do."""
 _SCORE_S = 1.0
 """How long the answer waits for the first score after the swap, when readings are flowing."""
 
@@ -124,7 +126,7 @@ class Changes:
     def _start_trials(self, engines: list[Engine]) -> dict[str, Trial]:
         for engine in engines:
             running = self._roster.engine(engine.recipe)
-            if running is not None and self._roster.reads(engine.recipe):
+            if running is not None and self._roster.reads(engine.recipe) and _flowing(running):
                 self._roster.trials[engine.recipe] = Trial(engine, running)
         return dict(self._roster.trials)
 
@@ -149,6 +151,10 @@ class Changes:
     def _answer(self, result: UpdateResult) -> UpdateResult:
         models: tuple[ModelStatus, ...] = self._worker.on_worker(self._roster.statuses)
         return msgspec.structs.replace(result, models=models)
+
+
+def _flowing(engine: Engine) -> bool:
+    return time.monotonic() - engine.fed_s < _FLOWING_S
 
 
 def _wait(done: Callable[[], bool], seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -40,6 +41,8 @@ class Engine:
         self._categories = self.detector.bundle.features.categories
         self._code_table = CodeTable()
         self._latencies_us: deque[float] = deque(maxlen=_LATENCIES)
+        self.fed_s = -math.inf
+        """When it last got readings, by the monotonic clock."""
 
     @classmethod
     def load(
@@ -115,6 +118,7 @@ class Engine:
         started = time.perf_counter()
         detection = self.detector.process(batch, accepted_ns, now_ns, horizon_ns)
         self._latencies_us.append((time.perf_counter() - started) * 1e6)
+        self.fed_s = time.monotonic()
         return detection
 
     def succeed(self, other: Engine) -> bool:

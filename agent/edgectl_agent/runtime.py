@@ -64,7 +64,9 @@ class Runtime:
         self._config, self._clock, self._monotonic = config, clock, monotonic
         self.outbox = Outbox(folder / "outbox", boot=boot, limit_bytes=config.outbox_bytes)
         self.slots = Slots(folder / "slots")
-        self.updater = Updater(folder, config.node, self.slots)
+        # Between two turns no thread is inside of ONNX Runtime: models are loaded and scored by the worker, or by the
+        # request that waits for this very child.
+        self.updater = Updater(folder, config.node, self.slots, at_rest=self.on_worker)
         self._ledger = Ledger(self.outbox, [(action, actions.build(action, folder)) for action in config.actions])
         self.metrics = Metrics(self.report, self._ledger.alerts.copy, lambda: self.links())
         self._roster = Roster(

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
-from tuf.ngclient.fetcher import FetcherInterface
 
 from edgectl_agent.deposit import inside
+from edgectl_agent.ngclient import FetcherInterface
 
 METADATA_URL = "spool:///metadata/"
 TARGET_URL = "spool:///targets/"

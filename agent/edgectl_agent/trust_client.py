@@ -11,9 +11,7 @@ harm to the detection that goes on in the parent, and the 80 MB that TUF and a s
 from __future__ import annotations
 
 import argparse
-import ctypes
-import resource
-import signal
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,9 +22,9 @@ from typing import TypeVar
 import msgspec
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
-from tuf.ngclient import Updater as TufUpdater
 
 from edgectl_agent.admission import admit
+from edgectl_agent.confinement import Limits, confine
 from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core.airgap import Collected
 from edgectl_agent.core.desired import (
@@ -48,6 +46,7 @@ from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import ASSIGNMENT_TARGET, Assignment, Release, release_target
 from edgectl_agent.core.units import event_time_ns
 from edgectl_agent.floorfile import FloorFile
+from edgectl_agent.ngclient import Updater as TufUpdater
 from edgectl_agent.receipt import collected
 from edgectl_agent.spool import METADATA_URL, TARGET_URL, SpoolFetcher
 
@@ -251,16 +250,12 @@ def _translate(error: Exception, file: str) -> EdgeError:
     return TrustError(text, reason="malformed")
 
 
-_PR_SET_PDEATHSIG = 1
-
-
-def _limit(memory_bytes: int, cpu_s: int, wall_s: int) -> None:
-    """What this process may use at most, should its parent be unable to say; it ends with its parent."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a restarted agent must find the staging folder its own
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.alarm(wall_s)
+def judge(data_dir: Path, node: str, now_ns: int, standing: Standing, say: Callable[[str], None]) -> bytes:
+    """The whole of the child's work: the `Verdict` as a line of JSON; `say` is told each step."""
+    staging = data_dir / "staging"
+    staging.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(staging)  # python-tuf downloads into temporary files; a node may write nowhere but here
+    return msgspec.json.encode(TrustClient(data_dir, node, now_ns, say).run(standing)) + b"\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -272,14 +267,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--memory", type=int, default=1 << 30, help="bytes of address space")
     parser.add_argument("--cpu", type=int, default=60, help="seconds of processor time")
     parser.add_argument("--wall", type=int, default=120, help="seconds until it ends itself")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process that it ends with")
     given = parser.parse_args(arguments)
-    _limit(given.memory, given.cpu, given.wall)
-    staging = given.data_dir / "staging"
-    staging.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(staging)  # python-tuf downloads into temporary files; a node may write nowhere but here
+    confine(Limits(given.memory, given.cpu, given.wall), given.parent)
     standing = msgspec.json.decode(sys.stdin.buffer.read(), type=Standing)
-    client = TrustClient(given.data_dir, given.node, given.now, lambda doing: print(f"# {doing}", flush=True))
-    print(msgspec.json.encode(client.run(standing)).decode(), flush=True)
+    say: Callable[[str], None] = lambda doing: print(f"# {doing}", flush=True)  # noqa: E731
+    print(judge(given.data_dir, given.node, given.now, standing, say).decode(), end="", flush=True)
     return 0
 
 

@@ -24,6 +24,7 @@ from typing import Literal
 
 import msgspec
 
+from edgectl_agent.confinement import Limits
 from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core import updates
 from edgectl_agent.core.airgap import Collected
@@ -32,8 +33,9 @@ from edgectl_agent.core.desired import Floor, Running, Staged, Standing, Verdict
 from edgectl_agent.core.errors import AttackError, EdgeError, StorageError, UsageError
 from edgectl_agent.core.messages import Epoch, TrustStatus, UpdateResult
 from edgectl_agent.floorfile import FloorFile
+from edgectl_agent.forked import AtRest
 from edgectl_agent.slots import SlotContent, Slots
-from edgectl_agent.verification import Limits, verify
+from edgectl_agent.verification import verify
 
 _NOTHING = "0" * 64
 """A digest that no bundle has."""
@@ -65,11 +67,14 @@ class Prepared:
 class Updater:
     """One per agent; methods may be called from any thread, and one request runs at a time."""
 
-    def __init__(self, data_dir: Path, node: str, slots: Slots, limits: Limits | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, node: str, slots: Slots, limits: Limits | None = None, at_rest: AtRest | None = None
+    ) -> None:
+        """`limits` of the verifying child, which is forked if `at_rest` says when (see `forked.run`)."""
         self._data_dir = data_dir
         self._node = node
         self._slots = slots
-        self._limits = limits or Limits()
+        self._limits, self._at_rest = limits or Limits(), at_rest
         self._floor = FloorFile(data_dir / "trust" / "floor.json")
         self._lock = threading.Lock()
         self._state: updates.State = "idle"
@@ -99,7 +104,7 @@ class Updater:
             return _refusal(StorageError("another update is being verified", reason="busy", hint="retry"))
         try:
             self._to("requested")
-            verdict = verify(self._data_dir, self._node, now_ns, self._standing(), self._limits)
+            verdict = verify(self._data_dir, self._node, now_ns, self._standing(), self._limits, self._at_rest)
             self.collected = verdict.collected
             if verdict.exit_code or not verdict.staged:
                 self._to("refused" if verdict.exit_code else "unchanged")

@@ -1,4 +1,8 @@
-"""Starts the verifying child (`edgectl_agent.trust_client`), holds it to its limits and reads what it found."""
+"""Runs the verifying child (`edgectl_agent.trust_client`), holds it to its limits and reads what it found.
+
+In the running agent the child is forked, and shares with it the libraries that the agent has loaded. Where that does
+not work, and where there is no running agent, it is a program of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +10,68 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from edgectl_agent import forked
+from edgectl_agent.confinement import Limits
 from edgectl_agent.core.desired import Standing, Verdict
 from edgectl_agent.core.errors import AdmissionError, StorageError, TrustError
 from edgectl_agent.core.foreign import UNREADABLE
-
-MiB = 2**20
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the verifying child may use.
-
-    Attributes:
-        memory_bytes: address space, which is well above resident memory (180 MB and 80 MB for a small model).
-        cpu_s: processor time.
-        wall_s: time until it is killed.
-    """
-
-    memory_bytes: int = 1024 * MiB
-    cpu_s: int = 60
-    wall_s: float = 120.0
+from edgectl_agent.forked import AtRest, Ended, Write
+from edgectl_agent.logs import warn
 
 
-def verify(data_dir: Path, node: str, now_ns: int, standing: Standing, limits: Limits) -> Verdict:
+def verify(
+    data_dir: Path, node: str, now_ns: int, standing: Standing, limits: Limits, at_rest: AtRest | None = None
+) -> Verdict:
     """What the spool in `data_dir` asks of this node; verified bundles lie in ``staging/`` afterwards.
 
-    A refusal is a `Verdict` with an exit code.
+    A refusal is a `Verdict` with an exit code. With `at_rest` (see `forked.run`) the child is forked.
 
     Raises:
         AdmissionError: the child exceeded a limit or died of what it parsed; says at which step.
         StorageError: it cannot be started.
         TrustError: it answers nonsense.
     """
+    ended = _forked(data_dir, node, now_ns, standing, limits, at_rest) if at_rest else None
+    return _verdict(ended or _started(data_dir, node, now_ns, standing, limits), limits)
+
+
+def _forked(
+    data_dir: Path, node: str, now_ns: int, standing: Standing, limits: Limits, at_rest: AtRest
+) -> Ended | None:
+    """None if the child has not begun to verify: the fork is then to blame, and a program of its own may succeed."""
+
+    def work(write: Write) -> None:
+        from edgectl_agent import trust_client
+
+        write(trust_client.judge(data_dir, node, now_ns, standing, lambda doing: write(_said(doing))))
+
+    try:
+        ended = forked.run(work, limits, at_rest)
+    except OSError as e:
+        why = f"cannot be forked: {e}"
+    else:
+        if ended.out:
+            return ended
+        why = "said nothing" if ended.status is None else _why(ended.status, ended.err)
+    warn("verifying-process", message=f"{why}; it is started as a program instead")
+    return None
+
+
+def _said(doing: str) -> bytes:
+    """How the child says what it is at."""
+    return f"# {doing}\n".encode()
+
+
+def _started(data_dir: Path, node: str, now_ns: int, standing: Standing, limits: Limits) -> Ended:
     command = [sys.executable, "-P", "-m", "edgectl_agent.trust_client", str(data_dir), node, "--now", str(now_ns)]
-    command += ["--memory", str(limits.memory_bytes), "--cpu", str(limits.cpu_s), "--wall", str(int(limits.wall_s) + 1)]
+    command += ["--memory", str(limits.memory_bytes), "--cpu", str(limits.cpu_s), "--wall", str(int(limits.wall_s))]
     try:
         done = subprocess.run(
-            command,
+            [*command, "--parent", str(os.getpid())],
             input=msgspec.json.encode(standing),
             capture_output=True,
             timeout=limits.wall_s,
@@ -56,21 +80,24 @@ def verify(data_dir: Path, node: str, now_ns: int, standing: Standing, limits: L
             check=False,
         )
     except subprocess.TimeoutExpired as e:
-        raise AdmissionError(f"{_doing(e.stdout or b'')} took longer than {limits.wall_s:g} s", reason="timeout") from e
+        return Ended(None, e.stdout or b"", e.stderr or b"")
     except OSError as e:
         raise StorageError(f"cannot start the verifying process: {e}", reason="no-process") from e
-    return _verdict(done.returncode, done.stdout, done.stderr)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def _verdict(status: int, stdout: bytes, stderr: bytes) -> Verdict:
+def _verdict(ended: Ended, limits: Limits) -> Verdict:
     """The child's last line; a child that died without one was killed by its limits, or by what it parsed."""
-    lines = stdout.splitlines()
-    if status == 0 and lines:
+    if ended.status is None:
+        raise AdmissionError(f"{_doing(ended.out)} took longer than {limits.wall_s:g} s", reason="timeout")
+    lines = ended.out.splitlines()
+    if ended.status == 0 and lines:
         try:
             return msgspec.json.decode(lines[-1], type=Verdict)
         except UNREADABLE as e:
             raise TrustError(f"the verifying process answers nonsense: {e}", reason="child-failed") from e
-    raise AdmissionError(f"{_doing(stdout)} ended the verifying process: {_why(status, stderr)}", reason="child-failed")
+    why = _why(ended.status, ended.err)
+    raise AdmissionError(f"{_doing(ended.out)} ended the verifying process: {why}", reason="child-failed")
 
 
 def _why(status: int, stderr: bytes) -> str:

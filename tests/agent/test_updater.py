@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
+from edgectl_agent import forked, trust_client
+from edgectl_agent.confinement import Limits
 from edgectl_agent.core.bundle import digest, encode
 from edgectl_agent.core.errors import AdmissionError, UsageError
 from edgectl_agent.core.messages import Epoch, UpdateResult
+from edgectl_agent.forked import AtRest
 from edgectl_agent.slots import Slots
 from edgectl_agent.updater import Prepared, Updater
-from edgectl_agent.verification import Limits
 
 from tests.support.bundles import make_bundle
 from tests.support.operators import NODE, NodeFolder, Operator, deployed, ns
@@ -21,11 +24,17 @@ from tests.support.operators import NODE, NodeFolder, Operator, deployed, ns
 class Node:
     """A node as the runtime sees it: spool, slots, updater."""
 
-    def __init__(self, folder: Path, operator: Operator, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        operator: Operator,
+        limits: Limits | None = None,
+        at_rest: AtRest | None = lambda fork: fork(),
+    ) -> None:
         self.operator = operator
         self.folder = NodeFolder(folder, operator)
         self.slots = Slots(folder / "slots")
-        self.updater = Updater(folder, NODE, self.slots, limits)
+        self.updater = Updater(folder, NODE, self.slots, limits, at_rest)
 
     def prepare(self) -> Prepared | UpdateResult:
         self.folder.push(self.operator)
@@ -229,30 +238,38 @@ def test_damage_does_not_let_an_older_release_in(second: Node) -> None:
 # ── models that misbehave while they load ───────────────────────────────────────────────────────────────────────────
 
 
-def misbehaving(node: Node, kind: str, limits: Limits) -> Node:
+WAYS: dict[str, AtRest | None] = {"forked": lambda fork: fork(), "a program": None}
+"""Of beginning the child."""
+either_way = pytest.mark.parametrize("way", WAYS)
+
+
+def misbehaving(node: Node, kind: str, limits: Limits, way: str = "forked") -> Node:
     """1.1.0 is deployed to it and misbehaves."""
     node.operator.release("1.1.0", seed=2, kind=kind)
     node.operator.deploy("1.1.0", epoch=2)
-    return Node(node.folder.folder, node.operator, limits)
+    return Node(node.folder.folder, node.operator, limits, WAYS[way])
 
 
-def test_a_model_that_hangs_is_stopped_by_the_clock(first: Node) -> None:
-    node = misbehaving(first, "hang", Limits(wall_s=2))
+@either_way
+def test_a_model_that_hangs_is_stopped_by_the_clock(first: Node, way: str) -> None:
+    node = misbehaving(first, "hang", Limits(wall_s=2), way)
     answer = node.refused()
     assert (answer.exit_code, answer.reason) == (40, "timeout")
     assert node.version == "1.0.0"
 
 
-def test_a_model_that_asks_for_all_memory_is_refused(first: Node) -> None:
-    node = misbehaving(first, "hog", Limits())
+@either_way
+def test_a_model_that_asks_for_all_memory_is_refused(first: Node, way: str) -> None:
+    node = misbehaving(first, "hog", Limits(), way)
     answer = node.refused()
     assert answer.exit_code == 40
     assert "bad_alloc" in answer.message or "memory" in answer.message
     assert node.version == "1.0.0"
 
 
-def test_a_child_without_room_to_start_is_a_refusal_too(new: Node) -> None:
-    node = Node(new.folder.folder, new.operator, Limits(memory_bytes=40 * 2**20))
+@either_way
+def test_a_child_without_room_to_start_is_a_refusal_too(new: Node, way: str) -> None:
+    node = Node(new.folder.folder, new.operator, Limits(memory_bytes=40 * 2**20), WAYS[way])
     assert node.refused().reason == "child-failed"
 
 
@@ -273,3 +290,26 @@ def test_a_model_that_hangs_is_stopped_by_its_processor_time_and_others_wait(fir
     assert "admitting press 1.1.0" in answer.message
     assert "processor time" in answer.message
     assert (node.version, node.updater.state) == ("1.0.0", "idle")
+
+
+# ── a child that cannot be forked ───────────────────────────────────────────────────────────────────────────────────
+
+
+def no_room(_: object) -> int:
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def test_where_nothing_can_be_forked_a_program_verifies(new: Node, caplog: pytest.LogCaptureFixture) -> None:
+    node = Node(new.folder.folder, new.operator, at_rest=no_room)
+    node.update()
+    assert node.version == "1.0.0"
+    assert "verifying-process" in caplog.text
+
+
+def test_a_lock_that_was_held_at_the_fork_holds_up_no_update(new: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = threading.Lock()
+    monkeypatch.setattr(forked, "FIRST_WORD_S", 0.3)
+    monkeypatch.setattr(trust_client, "judge", lambda *_: lock.acquire())  # in the forked child alone
+    with lock:
+        new.update()
+    assert new.version == "1.0.0"

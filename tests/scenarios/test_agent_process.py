@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 from edgectl_agent.core.bundle import Bundle, digest, encode
 from edgectl_agent.core.messages import AlertPage, UpdateResult
@@ -609,6 +610,31 @@ def test_a_model_that_scores_nonsense_on_live_readings_never_replaces_the_old_on
             assert agent.status().models[0].version == "1.0.0"
             assert agent.status().state == "healthy"
         assert "Traceback" not in agent.log()
+
+
+def test_while_a_hostile_model_keeps_the_verifying_child_busy_the_agent_scores_on(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.operator.release("1.0.0", seed=1)
+    fleet.operator.release("2.0.0", seed=2, kind="hang")
+    with fleet.agent as agent:
+        fleet.deploy("1.0.0", 1)
+        assert agent.process is not None
+        of_agent = psutil.Process(agent.process.pid)
+        answers: list[tuple[int, UpdateResult]] = []
+        order = threading.Thread(target=lambda: answers.append(fleet.deploy("2.0.0", 2)))
+        order.start()
+        agent.wait(lambda: [c.cpu_times().user > 0.5 for c in of_agent.children()] == [True])
+        (child,) = of_agent.children()
+        assert child.cmdline() == of_agent.cmdline(), "it was forked"
+        assert sorted(os.listdir(f"/proc/{child.pid}/fd")) == ["0", "1", "2"]
+        scored = agent.status().models[0].inferences
+        agent.wait(lambda: agent.status().models[0].inferences > scored + 1000)
+        child.kill()
+        order.join()
+        ((status, result),) = answers
+        assert (status, result.reason) == (409, "child-failed")
+        assert "SIGKILL" in result.message
+        assert agent.status().models[0].version == "1.0.0"
 
 
 def test_the_agent_stays_below_110_megabytes_with_1000_streams_and_after_an_update(tmp_path: Path) -> None:
