@@ -61,16 +61,18 @@ def deploy(
             timeout_s=timeout, selection=select, reason=reason,
         )  # fmt: skip
         plan = _plan(request, chosen, fleet, store, repository, (select, limit, exclude or ()), forks, dry_run)
+        if isinstance(plan, str):
+            record, runner = pick_up(plan, tools)
+            return rolling.finish(record, runner.resume(), output)
         if plan is None:
-            return
+            return None
         if dry_run:
-            rolling.show_plan(plan, output)
-            return
+            return rolling.show_plan(plan, output)
         note(rolling.plan_text(plan))
         if rolling.ask(plan, fleet, yes=yes, settings=chosen, verb="Deploy"):
             record, runner = begin(plan, who, tools)
             rolling.finish(record, runner.run(), output)
-        note("nothing was changed")
+        return note("nothing was changed")
 
 
 def _plan(
@@ -82,8 +84,8 @@ def _plan(
     whom: tuple[str, str, list[str] | tuple[()]],
     forks: int,
     dry_run: bool,
-) -> Plan | None:
-    """The plan, or None (said on stderr) if there is nothing to do."""
+) -> Plan | str | None:
+    """The plan; if there is nothing to do, which is said on stderr, the rollout that only lacks its end, or None."""
     import time
 
     from edgectl.delivery import deploy as delivery
@@ -107,7 +109,13 @@ def _plan(
     by_hand = {node.name for node in fleet.nodes if node.via == "usb"}
     plan = delivery.plan(request, release, nodes, reports, repository=repository, store=store, by_hand=by_hand)
     if plan is None:
-        note(f"nothing to do: {release.recipe} {release.version} runs on all {len(nodes)} nodes")
-    elif len(plan.nodes) < len(nodes):
+        ref = delivery.choose(release, request.variant)
+        open_ = "" if dry_run else delivery.unproven(
+            "deploy", release.recipe, dict.fromkeys(nodes, ""), store, release.version, ref.sha256
+        )  # fmt: skip
+        more = f"; {open_} ends with their proof" if open_ else ""
+        note(f"nothing to do: {release.recipe} {release.version} runs on all {len(nodes)} nodes{more}")
+        return open_ or None
+    if len(plan.nodes) < len(nodes):
         chosen.detail(f"{len(nodes) - len(plan.nodes)} of {len(nodes)} nodes run it already")
     return plan

@@ -141,8 +141,7 @@ def finish(record: RolloutRecord, progress: Progress, how: Format) -> None:
     }  # fmt: skip
     emit_one(value, how, lambda wide: _outcome(record, progress, wide))
     if progress.state in ("paused", "incomplete", "stuck"):
-        verb = "deploy" if record.plan.signed else f"nodes {record.kind}"
-        note(f"to go on: edgectl {verb} --resume {record.name}")
+        note(f"to go on: {record.resume}")
     raise typer.Exit(code)
 
 

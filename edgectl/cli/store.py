@@ -268,7 +268,7 @@ def _restored_text(done: Restored, epoch: int) -> str:
     if done.superseded:
         lines.append(f"open in the backup, ended as superseded: {', '.join(done.superseded)}")
     if done.open_rollouts:
-        lines.append(f"open: {', '.join(done.open_rollouts)} (edgectl deploy --resume NAME goes on)")
+        lines.append(f"open: {', '.join(done.open_rollouts)} (edgectl audit says how to go on)")
     if done.dropped_orders:
         lines.append(f"{done.dropped_orders} orders that waited for nodes are dropped: give them again if still meant")
     if done.tokens:

@@ -133,7 +133,8 @@ def reachability(facts: Facts) -> Iterator[Finding]:
             detail = record.error.removeprefix(f"node {name}: ")  # the finding names it already
             yield Finding(kind="unreachable", node=name, since_ns=since, detail=detail, fix=show)
         elif record.report is None:
-            yield Finding(kind="silent", node=name, since_ns=facts.now_ns, detail="has never reported", fix=again)
+            said = "has never reported"
+            yield Finding(kind="never-reported", node=name, since_ns=facts.now_ns, detail=said, fix=again)
         elif facts.now_ns - record.received_ns > expected.silent_after_ns:
             detail = f"newest report is of {iso(record.received_ns)}"
             yield Finding(kind="stale-report", node=name, since_ns=record.received_ns, detail=detail, fix=again)
@@ -300,7 +301,7 @@ def unfinished(facts: Facts) -> Iterator[Finding]:
             detail = f"{rollout.name} {rollout.recipe} {rollout.plan.version} {what.get(rollout.state, rollout.state)}"
             yield Finding(
                 kind="rollout-open", subject=rollout.name, since_ns=rollout.changed_ns, detail=detail,
-                fix=f"edgectl deploy --resume {rollout.name}",
+                fix=rollout.resume,
             )  # fmt: skip
 
 

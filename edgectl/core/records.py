@@ -49,6 +49,12 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         return f"r-{self.number}"
 
+    @property
+    def resume(self) -> str:
+        """The command that goes on with it."""
+        verb = "deploy" if self.plan.signed else f"nodes {self.kind}"
+        return f"edgectl {verb} --resume {self.name}"
+
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What fleet.yaml says of one node, as far as rules need it."""

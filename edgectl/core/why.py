@@ -20,7 +20,7 @@ from edgectl.core.status import condition
 AWAY = ("unreachable", "silent")
 SHARED = 0.5
 """Share of those that depend on the same thing and are away above which that thing is suspected, with at least two."""
-_TOLD = ("unreachable", "silent", "stale-report", "node-failed", "node-degraded")
+_TOLD = ("unreachable", "never-reported", "stale-report", "node-failed", "node-degraded")
 """Findings that say what the reasons before them say already."""
 
 
@@ -48,7 +48,8 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     state: str
     detail: str
-    open: bool
+    resume: str = ""
+    """The command that goes on with it; empty if it has ended."""
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,11 +166,10 @@ def _says(subject: Subject, state: str) -> Iterator[Reason]:
 
 def _placed(subject: Subject) -> Iterator[Reason]:
     placed = subject.rollout
-    if placed is None or placed.state in ("confirmed", "reverted") or (placed.state == "pending" and not placed.open):
+    if placed is None or placed.state in ("confirmed", "reverted") or (placed.state == "pending" and not placed.resume):
         return
     detail = f": {placed.detail}" if placed.detail else ""
-    fix = f"edgectl deploy --resume {placed.rollout}" if placed.open else ""
-    yield Reason(text=f"{placed.rollout} ({placed.what}): {placed.state} on this node{detail}", fix=fix)
+    yield Reason(text=f"{placed.rollout} ({placed.what}): {placed.state} on this node{detail}", fix=placed.resume)
 
 
 def _age(span_ns: int) -> str:

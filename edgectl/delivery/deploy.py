@@ -140,8 +140,37 @@ def resume(name: str, tools: Tools) -> tuple[RolloutRecord, Runner]:
     """
     record, progress = recall(name, tools)
     if not record.plan.signed:
-        raise UsageError(f"{name} moves no model", hint=f"edgectl nodes {record.kind} --resume {name}")
+        raise UsageError(f"{name} moves no model", hint=record.resume)
     return record, Runner(record, progress, tools)
+
+
+def unproven(
+    kind: str, recipe: str, wanted: Mapping[str, str], store: Store, version: str = "", sha256: str = ""
+) -> str:
+    """Name of the newest rollout of `recipe` if all that it waits for is the proof of nodes that have what they should.
+
+    A node that fell silent may have done as it was told. Then there is nothing to do, but the rollout is to be ended.
+
+    Args:
+        kind: what was asked for.
+        recipe: of which model, or `Plan.recipe` of what changes machines.
+        wanted: the nodes that were found to have it → the part that each has (`Plan.parts`), empty for any.
+        store: with the rollouts.
+        version: of the rollout; empty for any.
+        sha256: of the bundle that a deployment places.
+
+    Returns:
+        Empty if there is none.
+    """
+    newest = next(iter(store.rollouts.all(recipe=recipe, limit=1)), None)
+    if newest is None or newest.kind != kind or newest.state not in ("planned", "running", "paused", "incomplete"):
+        return ""
+    plan, progress = newest.plan, store.rollouts.progress(newest)
+    left = [name for name, node in progress.nodes.items() if node.state != "confirmed"]
+    placed = {target.sha256 for target in plan.targets}
+    same = version in ("", plan.version) and (not sha256 or placed == {sha256})
+    mine = all(name in wanted and wanted[name] in ("", plan.parts.get(name, "")) for name in left)
+    return newest.name if same and mine else ""
 
 
 def running(report: Report | None, recipe: str) -> ModelStatus | None:

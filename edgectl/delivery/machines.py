@@ -15,14 +15,17 @@ from edgectl.core import phases
 from edgectl.core.errors import EdgeError, LockHeld, NodeUnreachable, UsageError
 from edgectl.core.records import RolloutRecord
 from edgectl.core.rollout import Plan, Progress
+from edgectl.delivery import deploy
 from edgectl.delivery.deploy import freeze, recall
 from edgectl.delivery.runner import Runner, Tools
 from edgectl.machine import move as moves
 from edgectl.machine.layout import AGENT
 from edgectl.machine.move import Move
 from edgectl.machine.switch import WITHIN_S, Outcome
+from edgectl.store.store import Store
 
 Kind = Literal["upgrade", "configure"]
+_SUBJECT: Mapping[Kind, str] = {"upgrade": AGENT, "configure": "agent.yaml"}
 MoveOf = Callable[[str, str], Move]
 """(node, id) → its move; makes no connection yet."""
 
@@ -49,7 +52,7 @@ def plan(
     """
     return Plan(
         kind=kind,
-        recipe=AGENT if kind == "upgrade" else "agent.yaml",
+        recipe=_SUBJECT[kind],
         version=version,
         targets=(),
         phases=phases.split(specification, parts, f"{kind}/{version}/{seed}"),
@@ -85,8 +88,7 @@ def resume(
     """
     record, progress = recall(name, tools)
     if record.kind != kind:
-        verb = "deploy" if record.plan.signed else f"nodes {record.kind}"
-        raise UsageError(f"{name} is no {kind}", hint=f"edgectl {verb} --resume {name}")
+        raise UsageError(f"{name} is no {kind}", hint=record.resume)
     changed = [node for node, part in record.plan.parts.items() if parts.get(node, part) != part]
     if changed:
         raise UsageError(
@@ -97,13 +99,17 @@ def resume(
     return record, MachineRunner(record, progress, tools, move_of)
 
 
+def unproven(kind: Kind, version: str, wanted: Mapping[str, str], store: Store) -> str:
+    """As `edgectl.delivery.deploy.unproven`, of what changes machines. A configuration is told by its parts alone."""
+    return deploy.unproven(kind, _SUBJECT[kind], wanted, store, version if kind == "upgrade" else "")
+
+
 class MachineRunner(Runner):
     """One upgrade or configuration under way."""
 
     def __init__(self, record: RolloutRecord, progress: Progress, tools: Tools, move_of: MoveOf) -> None:
         super().__init__(record, progress, tools)
         self._move_of = move_of
-        self._go_on = f"edgectl nodes {record.kind} --resume"
 
     def _bring(self, name: str) -> None:
         try:

@@ -70,8 +70,6 @@ class _Pending:
 class Runner:
     """One rollout under way."""
 
-    _go_on = "edgectl deploy --resume"
-
     def __init__(self, record: RolloutRecord, progress: Progress, tools: Tools) -> None:
         self._record = record
         self._plan = record.plan
@@ -111,10 +109,10 @@ class Runner:
             done = self._progress.count("confirmed")
             raise Detached(
                 f"detached from {name}: {done} of {len(self._progress.nodes)} nodes confirmed",
-                hint=f"{self._go_on} {name}",
+                hint=self._record.resume,
             ) from None
         except EdgeError as e:
-            go_on = f"{self._go_on} {self._record.name}"
+            go_on = self._record.resume
             e.hint = f"{e.hint}; then {go_on}" if e.hint else f"then {go_on}"
             raise
 

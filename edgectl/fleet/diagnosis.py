@@ -61,6 +61,6 @@ def _placed(name: str, store: Store) -> Placed | None:
         if name in record.plan.nodes:
             node = store.rollouts.progress(record).nodes[name]
             what = f"{record.kind} {record.recipe} {record.plan.version}"
-            more = record.state in OPEN | RESUMABLE
-            return Placed(rollout=record.name, what=what, state=node.state, detail=node.detail, open=more)
+            resume = record.resume if record.state in OPEN | RESUMABLE else ""
+            return Placed(rollout=record.name, what=what, state=node.state, detail=node.detail, resume=resume)
     return None

@@ -17,6 +17,7 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 from edgectl_agent import yamlfile
 from edgectl_agent.config import Config
+from edgectl_agent.core.messages import Report
 from edgectl_agent.core.units import size_bytes
 
 from edgectl.core.errors import EdgeError, NodeUnreachable, RemoteRefused, StorageError, UsageError
@@ -29,6 +30,7 @@ from edgectl.inventory.doors import certified
 from edgectl.inventory.types import Node
 from edgectl.machine import environment, lease, removal, setup, supervisor, switch, unit
 from edgectl.machine import layout as layouts
+from edgectl.machine import move as moves
 from edgectl.machine.environment import Environment
 from edgectl.machine.facts import gather
 from edgectl.machine.interface import Host, Told
@@ -103,6 +105,8 @@ class Installer:
     tell: Tell = lambda node, text: None
     uploaded: Told | None = None
     monotonic_s: Callable[[], float] = field(default=time.monotonic)
+    heard: list[Report] = field(default_factory=list)
+    """What agents said when they came up after `bootstrap`."""
 
     # ── bootstrap ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -151,6 +155,7 @@ class Installer:
         ended = work.carry_out(todo)
         if ended is not None:
             setup.judged(host, ended)
+            self.heard.extend(filter(None, [moves.report(ended.after)]))
 
     def _wanted(self, node: Node, layout: Layout, facts: MachineFacts, login: str) -> Wanted:
         placed, trust = self._files(node, layout, facts.systemd)

@@ -81,7 +81,7 @@ def test_a_node_that_reports_by_itself_is_not_to_be_asked() -> None:
     ("node", "kind"),
     [
         (record(report(), error="no answer", failing_since_ns=NOW - 60 * S), "unreachable"),
-        (record(None), "silent"),
+        (record(None), "never-reported"),
         (record(report(), received_ns=NOW - 301 * S), "stale-report"),
         (record(report(models=(model(TWO, "2"),))), "wrong-release"),
         (record(report(models=())), "wrong-release"),

@@ -14,6 +14,7 @@ from edgectl.core.why import Placed, Step, Subject, diagnose, siblings
 S = 10**9
 NOW = 1_000_000 * S
 ASK = "edgectl nodes why a --ask"
+GO = "edgectl nodes upgrade --resume r-1"
 
 
 def report(**more: Any) -> Report:
@@ -80,15 +81,16 @@ def test_the_first_reason_is_the_one_to_act_on(known: Subject, state: str, first
 @pytest.mark.parametrize(
     ("placed", "said"),
     [
-        (Placed(rollout="r-1", what="deploy p 2", state="failed", detail="too slow", open=True), True),
-        (Placed(rollout="r-1", what="deploy p 2", state="pending", detail="", open=True), True),
-        (Placed(rollout="r-1", what="deploy p 2", state="pending", detail="", open=False), False),
-        (Placed(rollout="r-1", what="deploy p 2", state="confirmed", detail="", open=True), False),
+        (Placed(rollout="r-1", what="deploy p 2", state="failed", detail="too slow", resume=GO), True),
+        (Placed(rollout="r-1", what="deploy p 2", state="failed", detail="too slow"), True),
+        (Placed(rollout="r-1", what="deploy p 2", state="pending", detail="", resume=GO), True),
+        (Placed(rollout="r-1", what="deploy p 2", state="pending", detail=""), False),
+        (Placed(rollout="r-1", what="deploy p 2", state="confirmed", detail="", resume=GO), False),
     ],
 )
 def test_a_rollout_that_has_not_reached_it_is_a_reason(placed: Placed, said: bool) -> None:
     reasons = diagnose(subject(heard(), rollout=placed)).reasons
-    assert any(reason.text.startswith("r-1 (deploy p 2)") for reason in reasons) is said
+    assert [reason.fix for reason in reasons if reason.text.startswith("r-1 (deploy p 2)")] == [placed.resume] * said
 
 
 def test_a_shared_cause_comes_before_the_stage_that_failed_and_names_the_parent_to_ask() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +202,27 @@ def test_a_canary_that_falls_silent_halts_and_cannot_be_reverted(world: World) -
     _, runner = deploy.resume("r-2", world.tools())
     assert exit_code(runner.resume()) == 20
     assert world.versions() == all_at("1")
+
+
+def test_nodes_that_took_it_in_silence_end_the_rollout_when_it_is_asked_for_again(world: World) -> None:
+    world.deploy("1")
+    for node in world.fleet.values():
+        node.dies_of = {BAD}
+    assert world.deploy("2", "100%").state == "incomplete"
+    for node in world.fleet.values():
+        node.unreachable = False
+    assert world.versions() == all_at("2")
+    assert world.plan("2") is None, "every node runs it"
+
+    def unproven(names: Iterable[str] = NAMES, version: str = "2", sha256: str = BAD, kind: str = "deploy") -> str:
+        return deploy.unproven(kind, "press", dict.fromkeys(names, ""), world.store, version, sha256)
+
+    assert unproven() == "r-2"
+    assert [unproven(NAMES[1:]), unproven(version="1"), unproven(sha256="0" * 64), unproven(kind="rollback")] == [
+        ""
+    ] * 4
+    assert deploy.resume("r-2", world.tools())[1].resume().state == "done"
+    assert unproven() == ""
 
 
 def test_an_unreachable_canary_pauses_and_a_resume_goes_on(world: World) -> None:

@@ -92,6 +92,9 @@ def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace
     python = lab["indexed"].run("readlink -f /opt/edgectl-agent/current/bin/python")
     assert python.startswith("/usr/bin/"), "not the one that the agent's user may not run"
 
+    known = {row["name"]: row["state"] for row in fleet.json("nodes", "list") if row["name"] in names}
+    assert known == dict.fromkeys(names, "healthy"), "what they said when they came up is known without collecting"
+
     assert {row["state"] for row in fleet.json(*command)} == {"unchanged"}
     john.refused(40, *his, says="belongs to another fleet")
     fleet.write("cut", connect=dict(fleet.nodes["uploaded"]["connect"]))

@@ -104,7 +104,9 @@ def test_whatever_dies_nothing_is_lost_and_nothing_is_doubled(make: Callable[...
     assert fleet.shell.ok("audit") == ""
 
 
-def test_a_silent_node_is_told_apart_and_its_rollout_is_resumed(make: Callable[..., PullFleet]) -> None:
+def test_a_silent_node_is_told_apart_and_what_it_took_meanwhile_ends_its_rollout(
+    make: Callable[..., PullFleet],
+) -> None:
     fleet = make("far-1")
     fleet.release("1.0.0", seed=1)
     running(fleet)
@@ -120,8 +122,12 @@ def test_a_silent_node_is_told_apart_and_its_rollout_is_resumed(make: Callable[.
     until(lambda: len(fleet.web.asked(".bundle")) > before)
     assert fleet.versions() == {}
     fleet.web.faults.clear()
-    fleet.shell.ok("deploy", "--resume", "r-1")
-    assert fleet.versions() == {"far-1": "1.0.0"}
+    until(lambda: fleet.versions() == {"far-1": "1.0.0"})
+    assert "r-1 press 1.0.0 · running" in fleet.shell.ok("status")
+    again = fleet.shell.run("deploy", "press", "--yes")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to do: press 1.0.0 runs on all 1 nodes; r-1 ends with their proof\n" in again.stderr
+    assert "r-1 press 1.0.0 · done · 1/1 confirmed" in fleet.shell.ok("status")
 
 
 def test_a_token_that_does_not_count_is_said_where_it_is_used(make: Callable[..., PullFleet]) -> None:

@@ -41,6 +41,7 @@ def bootstrap(
     with nullcontext() if dry_run else workspace.lock("nodes bootstrap"):
         installer = moving.installing(said, fleet, "nodes bootstrap", wheel, wheelhouse)
         found = each_node(nodes, lambda node: installer.bootstrap(node, dry_run), forks)
+        moving.keep(installer.heard, workspace, fleet)
     if len(nodes) == 1 and isinstance(only := found[nodes[0].name], EdgeError):
         raise only
     rows = [failure(name, row) if isinstance(row, EdgeError) else row for name, row in found.items()]
@@ -73,7 +74,8 @@ def upgrade(
         nodes = order.whom(fleet, store, names or ())
         installer = moving.installing(order.said, fleet, "nodes upgrade", wheel, wheelhouse, to)
         parts = order.parts(nodes, installer.behind, unknown=installer.version)
-        order.roll(fleet, store, parts, installer.version, installer.upgrade)
+        any_part = {node.name: "" for node in nodes}
+        order.roll(fleet, store, parts, any_part, installer.version, installer.upgrade)
 
 
 @app.command()
@@ -102,5 +104,6 @@ def configure(
         texts = order.parts(nodes, installer.differences, unknown="?")
         if diff or dry_run:
             moving.show_differences({name: text for name, text in texts.items() if text != "?"}, output)
-        parts = {name: installer.part(fleet.node(name)) for name in texts}
-        order.roll(fleet, store, parts, moving.digest(parts), installer.configure)
+        wanted = {node.name: installer.part(node) for node in nodes}
+        parts = {name: wanted[name] for name in texts}
+        order.roll(fleet, store, parts, wanted, moving.digest(parts), installer.configure)

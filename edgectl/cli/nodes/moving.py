@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from edgectl.cli.output import Column, Format, Settings, confirm, emit, note, wr
 from edgectl.core.errors import EdgeError, NothingMatched, UsageError
 
 if TYPE_CHECKING:
+    from edgectl_agent.core.messages import Report
+
     from edgectl.delivery.machines import Kind
     from edgectl.inventory.types import Inventory, Node
     from edgectl.machine.move import Move
     from edgectl.provisioning.installing import Installed, Installer
     from edgectl.store.store import Store
+    from edgectl.workspace import Workspace
 
 WheelhouseOption = Annotated[
     Path | None, typer.Option("--wheelhouse", help="Upload packages from here (default: what the workspace has).")
@@ -83,6 +87,14 @@ def installing(
         since=wiring.now().isoformat(timespec="seconds"),
         tell=lambda node, text: note(f"{node}: {text}"),
     )
+
+
+def keep(reports: Sequence[Report], workspace: Workspace, fleet: Inventory) -> None:
+    """Store what agents said when they came up: so they are known before the first round of collecting."""
+    if reports:
+        with wiring.store(workspace, fleet) as store:
+            for report in reports:
+                store.nodes.save(report, time.time_ns())
 
 
 def uninstall(said: Settings, fleet: Inventory, node: Node, keep_data: bool) -> None:
@@ -197,9 +209,13 @@ class Order:
         return parts
 
     def roll(
-        self, fleet: Inventory, store: Store, parts: Mapping[str, str], version: str, move: Callable[[Node, str], Move]
-    ) -> None:
-        """Make a rollout of `parts`, or go on with one, and end with its exit code."""
+        self, fleet: Inventory, store: Store, parts: Mapping[str, str], wanted: Mapping[str, str], version: str,
+        move: Callable[[Node, str], Move],
+    ) -> None:  # fmt: skip
+        """Make a rollout of `parts`, or go on with one, and end with its exit code.
+
+        `wanted` is what each node shall have, also one that has it; empty where only the version is known.
+        """
         from edgectl.core.phases import specification
         from edgectl.delivery import machines
         from edgectl.workspace import operator
@@ -212,7 +228,12 @@ class Order:
             record, runner = machines.resume(self.resume, self.kind, parts, tools, move_of)
             return rolling.finish(record, runner.resume(), self.output)
         if not parts:
-            return note("nothing to do: every node has it already")
+            open_ = "" if self.dry_run else machines.unproven(self.kind, version, wanted, store)
+            note(f"nothing to do: every node has it already{f'; {open_} ends with their proof' if open_ else ''}")
+            if not open_:
+                return None
+            record, runner = machines.resume(open_, self.kind, parts, tools, move_of)
+            return rolling.finish(record, runner.resume(), self.output)
         plan = machines.plan(
             self.kind, version, parts, specification(*self.sizes), store.rollouts.next_number(),
             selection=self.selection, reason=self.reason,
