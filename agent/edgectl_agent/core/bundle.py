@@ -23,9 +23,14 @@ MAX_BUNDLE_BYTES = 64 * 1024 * 1024
 Stat = Literal["mean", "std", "min", "max", "count", "sum", "slope"]
 Instant = Literal["value", "diff"]
 Period = Literal["day", "week"]
+TumblingPart = Literal["closed", "running"]
+DecayedStat = Literal["mean", "std", "count", "sum", "rate", "residual", "z"]
+TimingKind = Literal["since_last", "rate"]
+SeasonalKind = Literal["residual", "z"]
 Variant = Literal["fp32", "fp16", "int8"]
 Estimator = Literal["pca", "isolation-forest", "autoencoder"]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+Panes = Annotated[int, msgspec.Meta(gt=0, le=1000)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -67,7 +72,132 @@ class PhaseFeatures(_Strict, frozen=True, kw_only=True, tag="phase"):
     periods: tuple[Period, ...]
 
 
-Features = WindowFeatures | InstantFeatures | PhaseFeatures
+class TumblingFeatures(_Strict, frozen=True, kw_only=True, tag="tumbling"):
+    """Statistics of the tumbling window that is running, or of the one closed before it."""
+
+    channels: tuple[str, ...]
+    window_ns: PositiveInt
+    stats: tuple[Stat, ...]
+    parts: tuple[TumblingPart, ...] = ("closed",)
+
+
+class DecayedFeatures(_Strict, frozen=True, kw_only=True, tag="decayed"):
+    """Statistics whose past fades with a half-life, and a value's deviation from them."""
+
+    channels: tuple[str, ...]
+    half_life_ns: PositiveInt
+    stats: tuple[DecayedStat, ...]
+
+
+class LagFeatures(_Strict, frozen=True, kw_only=True, tag="lag"):
+    """The k-th valid value before the reading, or the difference to it."""
+
+    channels: tuple[str, ...]
+    lags: tuple[Annotated[int, msgspec.Meta(gt=0, le=1000)], ...]
+    kinds: tuple[Instant, ...]
+
+
+class TimingFeatures(_Strict, frozen=True, kw_only=True, tag="timing"):
+    """Seconds since the stream's previous reading, and its readings per second with a half-life."""
+
+    kinds: tuple[TimingKind, ...]
+    half_life_ns: PositiveInt
+
+
+class SeasonalFeatures(_Strict, frozen=True, kw_only=True, tag="seasonal"):
+    """A value's deviation from what is usual at this time of the day or week."""
+
+    channels: tuple[str, ...]
+    periods: tuple[Period, ...]
+    kinds: tuple[SeasonalKind, ...]
+    bins: Annotated[int, msgspec.Meta(gt=0, le=1440)]
+    """Per day; divides its 1440 minutes."""
+    half_life_ns: PositiveInt
+    offsets: tuple[tuple[int, int], ...] = ()
+    """Local time minus UTC, ns, since a time in ns, rising; UTC before the first."""
+
+
+class QuantileFeatures(_Strict, frozen=True, kw_only=True, tag="quantile"):
+    """Quantiles of the channels' valid values over a sliding window, within a relative error."""
+
+    channels: tuple[str, ...]
+    window_ns: PositiveInt
+    panes: Panes = 5
+    quantiles: tuple[Annotated[float, msgspec.Meta(ge=0, le=1)], ...]
+    error: Annotated[float, msgspec.Meta(ge=0.005, le=0.5)]
+    resolution: Annotated[float, msgspec.Meta(gt=0)]
+    highest: Annotated[float, msgspec.Meta(gt=0)]
+    signed: bool = True
+    """False for channels without negative values."""
+
+    def __post_init__(self) -> None:
+        if not 1 < self.highest / self.resolution <= 1e12:
+            raise ValueError("quantiles span from resolution to highest, at most a factor of 1e12")
+
+
+class DistinctFeatures(_Strict, frozen=True, kw_only=True, tag="distinct"):
+    """How many different values the categories had over a sliding window."""
+
+    categories: tuple[str, ...]
+    window_ns: PositiveInt
+    panes: Panes = 5
+    registers: Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+
+
+class CountFeatures(_Strict, frozen=True, kw_only=True, tag="count"):
+    """How often the categories had each of `values`, or the reading's own value, over a sliding window."""
+
+    categories: tuple[str, ...]
+    window_ns: PositiveInt
+    panes: Panes = 5
+    values: tuple[str, ...] = ()
+
+
+class NewFeatures(_Strict, frozen=True, kw_only=True, tag="new"):
+    """Whether the stream did not have the category's value before, or the share of such values in a sliding window."""
+
+    categories: tuple[str, ...]
+    memory_ns: PositiveInt
+    capacity: Annotated[int, msgspec.Meta(gt=0, le=100_000)] = 100
+    """Different values per `memory_ns` for which the stated false rate holds."""
+    share_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Length of the window, 0 for the reading's own value."""
+    panes: Panes = 5
+
+
+CategoryFeatures = DistinctFeatures | CountFeatures | NewFeatures
+Features = (
+    WindowFeatures
+    | InstantFeatures
+    | PhaseFeatures
+    | TumblingFeatures
+    | DecayedFeatures
+    | LagFeatures
+    | TimingFeatures
+    | SeasonalFeatures
+    | QuantileFeatures
+    | DistinctFeatures
+    | CountFeatures
+    | NewFeatures
+)
+
+
+def span_ns(group: Features) -> int:
+    """How far back in event time a group mainly looks, hence how long a stream takes to fill it.
+
+    0 for what needs no window; baselines of the day or week, and what is new, take too long to wait for.
+    """
+    if isinstance(group, TumblingFeatures):
+        return group.window_ns * (2 if "closed" in group.parts else 1)
+    if isinstance(group, DecayedFeatures):
+        return group.half_life_ns
+    if isinstance(group, TimingFeatures):
+        return group.half_life_ns if "rate" in group.kinds else 0
+    if isinstance(group, NewFeatures):
+        return group.share_ns
+    if isinstance(group, WindowFeatures | QuantileFeatures | DistinctFeatures | CountFeatures):
+        return group.window_ns
+    return 0
 
 
 class FeatureSpec(_Strict, frozen=True, kw_only=True):
@@ -83,7 +213,8 @@ class FeatureSpec(_Strict, frozen=True, kw_only=True):
     @property
     def categories(self) -> tuple[str, ...]:
         """What the features need beside channels, in the order of the columns of ``Batch.codes``."""
-        return tuple(dict.fromkeys(c for group in self.features for c in getattr(group, "categories", ())))
+        groups = (group for group in self.features if isinstance(group, CategoryFeatures))
+        return tuple(dict.fromkeys(category for group in groups for category in group.categories))
 
 
 class Scaler(_Strict, frozen=True, kw_only=True):

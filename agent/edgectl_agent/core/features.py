@@ -21,12 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgectl_agent.core import groups
 from edgectl_agent.core.arrays import pack_array, unpack_array
 from edgectl_agent.core.batch import Batch, Float64, Int32, Int64
-from edgectl_agent.core.bundle import FeatureSpec, InstantFeatures, PhaseFeatures, Stat, WindowFeatures
+from edgectl_agent.core.bundle import Features, FeatureSpec, InstantFeatures, PhaseFeatures, WindowFeatures
 from edgectl_agent.core.categories import MISSING
-from edgectl_agent.core.units import DAY_NS, format_duration
-from edgectl_agent.core.windows import Moments, Runs, Windows
+from edgectl_agent.core.groups.interface import Rows
+from edgectl_agent.core.groups.names import group_names
+from edgectl_agent.core.units import DAY_NS
+from edgectl_agent.core.windows import Moments, Runs, Windows, statistic
 
 OK, WARMING, LATE, DUPLICATE, FUTURE, INCOMPLETE, OVER_LIMIT = range(7)
 STATUS = ("ok", "warming", "late", "duplicate", "future", "incomplete", "over_limit")
@@ -67,16 +70,7 @@ class FeatureRows:
 
 def feature_names(spec: FeatureSpec) -> tuple[str, ...]:
     """Column names in order: ``temp``, ``temp.diff``, ``temp.mean.5m``, ``day.sin``."""
-    names: list[str] = []
-    for group in spec.features:
-        if isinstance(group, WindowFeatures):
-            span = format_duration(group.window_ns)
-            names += [f"{channel}.{stat}.{span}" for channel in group.channels for stat in group.stats]
-        elif isinstance(group, InstantFeatures):
-            names += [c if kind == "value" else f"{c}.{kind}" for c in group.channels for kind in group.kinds]
-        else:
-            names += [f"{period}.{part}" for period in group.periods for part in ("sin", "cos")]
-    return tuple(names)
+    return tuple(name for group in spec.features for name in group_names(group))
 
 
 class FeatureBuilder:
@@ -95,6 +89,7 @@ class FeatureBuilder:
             key: Windows(key[0], key[1], len(columns)) for key, columns in _window_channels(spec, self._column).items()
         }
         self._window_columns = _window_channels(spec, self._column)
+        self._groups = [groups.make(group, spec) for group in spec.features]
         channels = len(spec.channels)
         self._newest: Int64 = np.empty(0, np.int64)
         self._since: Int64 = np.empty(0, np.int64)
@@ -145,6 +140,7 @@ class FeatureBuilder:
         """All state, of plain values; `restore` continues to the same bits."""
         return {
             "windows": [[*key, windows.snapshot()] for key, windows in self._windows.items()],
+            "groups": [None if group is None else group.snapshot() for group in self._groups],
             "newest": pack_array(self._newest),
             "since": pack_array(self._since),
             "previous": pack_array(self._previous),
@@ -159,6 +155,9 @@ class FeatureBuilder:
         builder = cls(spec)
         for window_ns, panes, inner in state["windows"]:
             builder._windows[(window_ns, panes)].restore(inner)
+        for group, inner in zip(builder._groups, state.get("groups", ()), strict=False):
+            if group is not None:
+                group.restore(inner)
         builder._newest = unpack_array(state["newest"])
         builder._since = unpack_array(state["since"])
         builder._previous = unpack_array(state["previous"])
@@ -169,6 +168,16 @@ class FeatureBuilder:
         builder._last_value = unpack_array(state["last_value"])
         builder._last_time = unpack_array(state["last_time"])
         return builder
+
+    def forget(self, streams: Int64) -> None:
+        """From now on these stream indices have never been seen."""
+        known = streams[streams < len(self._newest)]
+        for kept in (*self._windows.values(), *self._groups):
+            if kept is not None:
+                kept.forget(known)
+        self._newest[known], self._since[known], self._last_time[known] = _NEVER, _NEVER, _NEVER
+        self._previous[known], self._last_value[known] = np.nan, np.nan
+        self._previous_codes[known] = MISSING
 
     def _reserve(self, streams: int) -> None:
         have = len(self._newest)
@@ -242,8 +251,9 @@ class FeatureBuilder:
             for key, windows in self._windows.items()
         }
         column = 0
-        for group in self.spec.features:
-            block = self._block(group, time, held, before, moments)
+        rows = Rows(stream, time, values, held, codes)
+        for group, kept in zip(self.spec.features, self._groups, strict=True):
+            block = self._block(group, time, held, before, moments) if kept is None else kept.push(rows)
             x[:, column : column + block.shape[1]] = block
             column += block.shape[1]
         status = np.where(age < self.spec.warm_up_ns, WARMING, OK).astype(np.int8)
@@ -254,7 +264,7 @@ class FeatureBuilder:
 
     def _block(
         self,
-        group: WindowFeatures | InstantFeatures | PhaseFeatures,
+        group: Features,
         time: Int64,
         held: Float64,
         before: Float64,
@@ -265,11 +275,12 @@ class FeatureBuilder:
             key = (group.window_ns, group.panes)
             place = [self._window_columns[key].index(self._column[c]) for c in group.channels]
             picked = moments[key].take(place)
-            return np.stack([_stat(picked, stat) for stat in group.stats], axis=2).reshape(len(time), -1)
+            return np.stack([statistic(picked, stat) for stat in group.stats], axis=2).reshape(len(time), -1)
         if isinstance(group, InstantFeatures):
             place = [self._column[c] for c in group.channels]
             kinds = {"value": held[:, place], "diff": held[:, place] - before[:, place]}
             return np.stack([kinds[kind] for kind in group.kinds], axis=2).reshape(len(time), -1)
+        assert isinstance(group, PhaseFeatures)
         return np.stack([wave for period in group.periods for wave in _phase(time, period)], axis=1)
 
     def _age(self, runs: Runs, of_run: NDArray[np.int32], time: Int64) -> Int64:
@@ -318,26 +329,6 @@ def _window_channels(spec: FeatureSpec, column: dict[str, int]) -> dict[tuple[in
             have = needed.setdefault((group.window_ns, group.panes), [])
             have += [column[c] for c in group.channels if column[c] not in have]
     return needed
-
-
-def _stat(m: Moments, stat: Stat) -> Float64:
-    """One statistic of each window, shape (n, c); NaN where the window holds no value."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if stat == "count":
-            return m.n
-        if stat == "sum":
-            return m.mean * m.n
-        if stat == "mean":
-            found = m.mean
-        elif stat == "std":
-            found = np.sqrt(m.m2 / np.maximum(m.n, 1.0))
-        elif stat == "min":
-            found = m.low
-        elif stat == "max":
-            found = m.high
-        else:
-            found = np.where(m.tt > 0, m.tx / m.tt, 0.0)
-        return np.where(m.n > 0, found, np.nan)
 
 
 def _phase(time: Int64, period: str) -> tuple[Float64, Float64]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgectl_agent.core.arrays import pack_array, unpack_array
 from edgectl_agent.core.batch import Float64, Int64
+from edgectl_agent.core.bundle import Stat
 
 _COUNT, _SUM, _SQUARE, _T1, _T2, _TX = range(6)
 _ADDED = 6
@@ -154,6 +155,12 @@ class Windows:
     def snapshot(self) -> dict[str, Any]:
         return {"pane": pack_array(self._pane), "cells": pack_array(self._cells)}
 
+    def forget(self, streams: NDArray[Any]) -> None:
+        """Empty these streams' windows."""
+        known = streams[streams < len(self._pane)]
+        self._pane[known], self._cells[known] = _NO_PANE, _empty_cells((1,))
+        self._closed_of[known] = _NO_PANE
+
     def restore(self, state: dict[str, Any]) -> None:
         self._pane, self._cells = unpack_array(state["pane"]), unpack_array(state["cells"])
         self._closed_of = np.full(len(self._pane), _NO_PANE, np.int64)
@@ -179,7 +186,7 @@ class Windows:
         reference = start[..., _REFERENCE]
         fresh = start[..., _COUNT] == 0
         if fresh.any():
-            reference = np.where(fresh, _first_valid(runs, values, valid), reference)
+            reference = np.where(fresh, first_valid(runs, values, valid), reference)
         x = np.where(valid, values - reference[runs.of_row], 0.0)
         t = np.where(valid, (offset_ns / 1e9)[:, None], 0.0)
         cells = np.empty((*values.shape, _FIELDS))
@@ -234,6 +241,26 @@ class Windows:
         self._closed_of[run_stream[last]], self._closed[run_stream[last]] = run_pane[last], closed[last]
 
 
+def statistic(m: Moments, stat: Stat) -> Float64:
+    """One statistic of each window, shape (n, c); NaN where the window holds no value."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if stat == "count":
+            return m.n
+        if stat == "sum":
+            return m.mean * m.n
+        if stat == "mean":
+            found = m.mean
+        elif stat == "std":
+            found = np.sqrt(m.m2 / np.maximum(m.n, 1.0))
+        elif stat == "min":
+            found = m.low
+        elif stat == "max":
+            found = m.high
+        else:
+            found = np.where(m.tt > 0, m.tx / m.tt, 0.0)
+        return np.where(m.n > 0, found, np.nan)
+
+
 def _empty_cells(shape: tuple[int, ...]) -> Float64:
     cells = np.zeros((*shape, _FIELDS))
     cells[..., _MIN] = np.inf
@@ -241,7 +268,7 @@ def _empty_cells(shape: tuple[int, ...]) -> Float64:
     return cells
 
 
-def _first_valid(runs: Runs, values: Float64, valid: NDArray[np.bool_]) -> Float64:
+def first_valid(runs: Runs, values: Float64, valid: NDArray[np.bool_]) -> Float64:
     """The first value of each run and channel, 0 where there is none; shape (runs, c)."""
     n = len(values)
     row = np.where(valid, np.arange(n)[:, None], n)

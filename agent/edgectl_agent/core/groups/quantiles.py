@@ -1,0 +1,73 @@
+"""Quantiles of a channel in a sliding window: a histogram of fixed, logarithmic buckets per pane.
+
+The buckets are those of DDSketch (Masson, Rim & Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with
+Relative-Error Guarantees", VLDB 2019, section 2), the bounds fixed beforehand as in HdrHistogram, so that a sketch
+never collapses and depends on nothing but the values: with ``γ = (1 + error) / (1 - error)``, bucket ``i`` holds
+``resolution · γ^(i-1) < |x| ≤ resolution · γ^i`` and stands for ``2 resolution · γ^i / (γ + 1)``.
+
+Bound: the answer differs from a value of rank ``⌊q (n - 1)⌋`` by at most ``error`` of that value, or by at most
+``resolution`` if it lies within ± resolution; values beyond ± ``highest`` count as ± ``highest``. A window without any
+value gives a missing one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgectl_agent.core.batch import Float64, Int64
+from edgectl_agent.core.bundle import FeatureSpec, QuantileFeatures
+from edgectl_agent.core.groups.interface import Group, Rows, channel_columns
+from edgectl_agent.core.groups.panes import Panes, counted
+
+
+class Quantiles(Group):
+    """A histogram per channel and pane."""
+
+    def __init__(self, group: QuantileFeatures, spec: FeatureSpec) -> None:
+        self._group = group
+        self._columns = channel_columns(spec, group.channels)
+        self.width = len(group.channels) * len(group.quantiles)
+        gamma = (1 + group.error) / (1 - group.error)
+        bounds = [group.resolution]
+        while bounds[-1] < group.highest:
+            bounds.append(group.resolution * gamma ** len(bounds))
+        self._bounds = np.array(bounds)
+        middles = np.array([0.0, *(2 * bound / (gamma + 1) for bound in bounds[1:])])
+        self._below = len(bounds) - 1 if group.signed else 0
+        """Buckets below the one around zero."""
+        self._middles = np.concatenate([-middles[:0:-1], middles]) if group.signed else middles
+        shape = (len(group.channels), len(self._middles))
+        self._panes = Panes(group.window_ns, group.panes, shape, np.uint32, np.add)
+        self.state = self._panes.state
+
+    def push(self, rows: Rows) -> Float64:
+        values = rows.values[:, self._columns]
+        opened = self._panes.open(rows.stream, rows.event_time)
+        valid, index = ~np.isnan(values), self._bucket(values)
+        x = np.empty((len(rows), len(self._columns), len(self._group.quantiles)))
+        final = np.empty_like(opened.start)
+        running = []
+        for c in range(len(self._columns)):
+            running.append(counted(opened.runs, opened.start[:, c], index[:, c, None], valid[:, c]))
+            final[:, c] = running[c][opened.runs.ends]
+        closed = self._panes.close(opened, final)
+        for c, counts in enumerate(running):
+            total = np.cumsum(counts + closed[opened.runs.of_row, c], axis=1, dtype=np.int64)
+            for i, quantile in enumerate(self._group.quantiles):
+                x[:, c, i] = self._quantile(total, quantile)
+        return x.reshape(len(rows), self.width)
+
+    def _bucket(self, values: Float64) -> Int64:
+        known = np.where(np.isnan(values), 0.0, values)
+        size = np.minimum(np.searchsorted(self._bounds, np.abs(known)), len(self._bounds) - 1)
+        signed = np.sign(known).astype(np.int64) * size if self._below else np.where(known > 0, size, 0)
+        found: Int64 = signed + self._below
+        return found
+
+    def _quantile(self, total: NDArray[np.int64], quantile: float) -> Float64:
+        """Of cumulative counts, shape (n, buckets)."""
+        n = total[:, -1]
+        rank = np.floor(quantile * np.maximum(n - 1, 0))
+        found = self._middles[(total > rank[:, None]).argmax(axis=1)]
+        return np.where(n > 0, found, np.nan)
