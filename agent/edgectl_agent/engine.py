@@ -108,7 +108,7 @@ class Engine:
         return Batch(stream, chunk.event_time, values, self._codes(chunk, categories))
 
     def _codes(self, chunk: Chunk, categories: tuple[str, ...]) -> Int32 | None:
-        if not self._categories:
+        if not self._categories or not len(chunk):
             return None
         texts = dict(zip(categories, chunk.texts, strict=True))
         return self._code_table.encode([texts.get(category) for category in self._categories], len(chunk))

@@ -19,34 +19,22 @@ Example::
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from edgectl_agent import yamlfile
-from edgectl_agent.core.bundle import (
-    AlertRule,
-    Budget,
-    Channel,
-    Estimator,
-    Features,
-    FeatureSpec,
-    InstantFeatures,
-    PhaseFeatures,
-    Stat,
-    Variant,
-    WindowFeatures,
-)
+from edgectl_agent.core.bundle import AlertRule, Budget, Channel, Estimator, Features, FeatureSpec, Variant, span_ns
 from edgectl_agent.core.features import feature_names
-from edgectl_agent.core.units import duration_ns, per_day, size_bytes
+from edgectl_agent.core.units import per_day, size_bytes
 
 from edgectl.core.errors import ConfigError
 from edgectl.core.names import unknown
-from edgectl.training.recipe_file import BudgetEntry, ChannelEntry, FeatureEntry, RecipeFile
+from edgectl.training.feature_entries import Names, feature_groups
+from edgectl.training.recipe_checks import at, duration, once, wrong
+from edgectl.training.recipe_file import BudgetEntry, ChannelEntry, RecipeFile
 
-T = TypeVar("T")
 FILE = "recipe.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PART = re.compile(r"first (\d+(?:\.\d+)?) ?%")
@@ -86,7 +74,7 @@ class Recipe:
     @property
     def longest_window_ns(self) -> int:
         """0 if there is no window."""
-        return max((f.window_ns for f in self.features.features if isinstance(f, WindowFeatures)), default=0)
+        return max(map(span_ns, self.features.features), default=0)
 
 
 def load(path: Path) -> Recipe:
@@ -144,23 +132,23 @@ def packaged() -> Path | None:
 
 def _checked(raw: RecipeFile, path: Path) -> Recipe:
     if not _NAME.fullmatch(raw.recipe):
-        raise _wrong("recipe", "a name of letters, digits, '.', '_' and '-'", raw.recipe)
+        raise wrong("recipe", "a name of letters, digits, '.', '_' and '-'", raw.recipe)
     if not raw.channels and not raw.categories:
-        raise _wrong("channels", "at least one channel, or a category under 'categories'", "none")
+        raise wrong("channels", "at least one channel, or a category under 'categories'", "none")
     _refuse_shared_names(raw)
     channels = tuple(_channel(name, entry or ChannelEntry()) for name, entry in raw.channels.items())
-    features = _features(raw.features, tuple(raw.channels))
+    features = feature_groups(raw.features, Names(channels, tuple(raw.categories), _zone(raw.time.zone)))
     spec = FeatureSpec(
         channels=channels,
         features=features,
         warm_up_ns=_warm_up(raw, features),
-        gap_after_ns=_duration("sampling.gap_after", raw.sampling.gap_after) if raw.sampling.gap_after else 0,
+        gap_after_ns=duration("sampling.gap_after", raw.sampling.gap_after) if raw.sampling.gap_after else 0,
     )
-    _once("features", feature_names(spec))
+    once("features", feature_names(spec))
     estimator, seed, params = _model(raw.model)
     part = _PART.fullmatch(raw.train.part.strip())
     if part is None or not 10 <= float(part[1]) <= 95:
-        raise _wrong("train.part", "'first N%' with N from 10 to 95", raw.train.part)
+        raise wrong("train.part", "'first N%' with N from 10 to 95", raw.train.part)
     return Recipe(
         name=raw.recipe,
         description=raw.description,
@@ -174,40 +162,40 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         estimator=estimator,
         params=params,
         seed=seed,
-        every_ns=_duration("sampling.every", raw.sampling.every) if raw.sampling.every else None,
+        every_ns=duration("sampling.every", raw.sampling.every) if raw.sampling.every else None,
         fit_share=float(part[1]) / 100,
         exclude=path.parent / raw.train.exclude if raw.train.exclude else None,
         clip=_clip(raw.train.clip),
         budget=_budget(raw.alerts.budget),
         rule=AlertRule(
-            hold_ns=_duration("alerts.hold", raw.alerts.hold, zero=True),
-            clear_after_ns=_duration("alerts.clear_after", raw.alerts.clear_after, zero=True),
+            hold_ns=duration("alerts.hold", raw.alerts.hold, zero=True),
+            clear_after_ns=duration("alerts.clear_after", raw.alerts.clear_after, zero=True),
             runbook=raw.alerts.runbook,
         ),
         variants=_variants(raw.ship.variants),
-        max_size=_at("ship.max_size", size_bytes, raw.ship.max_size) if raw.ship.max_size else None,
-        max_p99_us=_duration("ship.latency_p99", raw.ship.latency_p99) / 1e3 if raw.ship.latency_p99 else None,
+        max_size=at("ship.max_size", size_bytes, raw.ship.max_size) if raw.ship.max_size else None,
+        max_p99_us=duration("ship.latency_p99", raw.ship.latency_p99) / 1e3 if raw.ship.latency_p99 else None,
     )
 
 
 def _channel(name: str, entry: ChannelEntry) -> Channel:
     low, high = entry.range
     if low is not None and high is not None and not low < high:
-        raise _wrong(f"channels.{name}.range", "[low, high] with low below high", f"[{low:g}, {high:g}]")
+        raise wrong(f"channels.{name}.range", "[low, high] with low below high", f"[{low:g}, {high:g}]")
     return Channel(
         name=name,
         unit=entry.unit,
         low=low,
         high=high,
         optional=entry.optional,
-        hold_ns=_duration(f"channels.{name}.hold", entry.hold, zero=True),
+        hold_ns=duration(f"channels.{name}.hold", entry.hold, zero=True),
     )
 
 
 def _refuse_shared_names(raw: RecipeFile) -> None:
     for name in raw.categories:
         if name in raw.channels:
-            raise _wrong(f"categories.{name}", "a name that no channel has", f"the channel {name!r}")
+            raise wrong(f"categories.{name}", "a name that no channel has", f"the channel {name!r}")
 
 
 def _category_column(raw: RecipeFile, name: str) -> str:
@@ -215,51 +203,10 @@ def _category_column(raw: RecipeFile, name: str) -> str:
     return entry.column if entry and entry.column else name
 
 
-def _features(entries: tuple[FeatureEntry, ...], channels: tuple[str, ...]) -> tuple[Features, ...]:
-    if not any(e.stats or e.instant for e in entries):
-        raise _wrong("features", "at least one feature of a channel", "none")
-    return tuple(_feature(f"features[{i}]", entry, channels) for i, entry in enumerate(entries))
-
-
-def _feature(key: str, entry: FeatureEntry, channels: tuple[str, ...]) -> Features:
-    forms = [name for name, given in (("window", entry.window), ("instant", entry.instant), ("phase", entry.phase))
-             if given]  # fmt: skip
-    if len(forms) != 1:
-        raise _wrong(key, "exactly one of window, instant, phase", " and ".join(forms) or "none of them")
-    if entry.phase:
-        if entry.of or entry.stats:
-            raise _wrong(key, "phase alone, since it is of the time and not of a channel", "'of' or 'stats' beside it")
-        return PhaseFeatures(periods=_once(f"{key}.phase", entry.phase))
-    of = _of(f"{key}.of", entry.of, channels)
-    if entry.instant:
-        if entry.stats:
-            raise _wrong(f"{key}.stats", "no stats beside instant", ", ".join(entry.stats))
-        return InstantFeatures(channels=of, kinds=_once(f"{key}.instant", entry.instant))
-    if not entry.stats:
-        raise _wrong(f"{key}.stats", f"at least one of {', '.join(get_args(Stat))}", "none")
-    if not 1 <= entry.panes <= 1000:
-        raise _wrong(f"{key}.panes", "a number from 1 to 1000", str(entry.panes))
-    window_ns = _duration(f"{key}.window", entry.window)
-    stats = _once(f"{key}.stats", entry.stats)
-    return WindowFeatures(channels=of, window_ns=window_ns, panes=entry.panes, stats=stats)
-
-
-def _of(key: str, of: str | tuple[str, ...], channels: tuple[str, ...]) -> tuple[str, ...]:
-    names = (of,) if isinstance(of, str) else of
-    if names == ("all",):
-        return channels
-    if not names or names == ("",):
-        raise _wrong(key, "'all', a channel or a list of channels", "nothing")
-    for name in names:
-        if name not in channels:
-            raise _wrong(key, f"'all' or channels out of {', '.join(channels)}", repr(name))
-    return _once(key, names)
-
-
 def _warm_up(raw: RecipeFile, features: tuple[Features, ...]) -> int:
     if raw.warm_up:
-        return _duration("warm_up", raw.warm_up, zero=True)
-    return max((f.window_ns for f in features if isinstance(f, WindowFeatures)), default=0)
+        return duration("warm_up", raw.warm_up, zero=True)
+    return max(map(span_ns, features), default=0)
 
 
 def _model(entry: Mapping[str, str | int | float]) -> tuple[Estimator, int, dict[str, int | float]]:
@@ -267,10 +214,10 @@ def _model(entry: Mapping[str, str | int | float]) -> tuple[Estimator, int, dict
 
     kind = next((e for e in PARAMS if e == entry.get("type")), None)
     if kind is None:
-        raise _wrong("model.type", f"one of {', '.join(PARAMS)}", repr(entry.get("type", "nothing")))
+        raise wrong("model.type", f"one of {', '.join(PARAMS)}", repr(entry.get("type", "nothing")))
     seed = entry.get("seed", 0)
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise _wrong("model.seed", "a whole number from 0 to 4294967295", repr(seed))
+        raise wrong("model.seed", "a whole number from 0 to 4294967295", repr(seed))
     params: dict[str, int | float] = {}
     for key, value in entry.items():
         if key in ("type", "seed"):
@@ -280,59 +227,34 @@ def _model(entry: Mapping[str, str | int | float]) -> tuple[Estimator, int, dict
         param = PARAMS[kind][key]
         if isinstance(value, str) or not isinstance(value, (param.kind, int)) or not param.low <= value <= param.high:
             what = "a whole number" if param.kind is int else "a number"
-            raise _wrong(f"model.{key}", f"{what} from {param.low:g} to {param.high:g} ({param.meaning})", repr(value))
+            raise wrong(f"model.{key}", f"{what} from {param.low:g} to {param.high:g} ({param.meaning})", repr(value))
         params[key] = param.kind(value)
     return kind, seed, params
 
 
 def _budget(entry: BudgetEntry) -> Budget:
-    warning = _at("alerts.budget.warning", per_day, entry.warning)
-    critical = _at("alerts.budget.critical", per_day, entry.critical)
+    warning = at("alerts.budget.warning", per_day, entry.warning)
+    critical = at("alerts.budget.critical", per_day, entry.critical)
     if critical > warning:
-        raise _wrong("alerts.budget.critical", f"at most the warning budget {entry.warning}", entry.critical)
+        raise wrong("alerts.budget.critical", f"at most the warning budget {entry.warning}", entry.critical)
     return Budget(warning_per_day=warning, critical_per_day=critical)
 
 
 def _clip(clip: float | None) -> float | None:
     if clip is not None and not 3 <= clip <= 1e6:
-        raise _wrong("train.clip", "a number from 3 to 1000000", f"{clip:g}")
+        raise wrong("train.clip", "a number from 3 to 1000000", f"{clip:g}")
     return clip
 
 
 def _variants(wanted: tuple[Variant, ...]) -> tuple[Variant, ...]:
     if "fp32" not in wanted:
-        raise _wrong("ship.variants", "fp32 among them, since it is the reference", ", ".join(wanted) or "none")
-    return _once("ship.variants", wanted)
+        raise wrong("ship.variants", "fp32 among them, since it is the reference", ", ".join(wanted) or "none")
+    return once("ship.variants", wanted)
 
 
 def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise _wrong("time.zone", "a zone such as UTC or Europe/Paris", repr(name)) from None
+        raise wrong("time.zone", "a zone such as UTC or Europe/Paris", repr(name)) from None
     return name
-
-
-def _once(key: str, names: tuple[T, ...]) -> tuple[T, ...]:
-    for name in names:
-        if names.count(name) > 1:
-            raise _wrong(key, "each name once", f"{name!r} twice")
-    return names
-
-
-def _duration(key: str, text: str, zero: bool = False) -> int:
-    ns = _at(key, duration_ns, text)
-    if ns == 0 and not zero:
-        raise _wrong(key, "a duration above zero", repr(text))
-    return ns
-
-
-def _at(key: str, parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except ConfigError as e:
-        raise ConfigError(f"{key}: {e.message}") from e
-
-
-def _wrong(key: str, expected: str, found: str) -> ConfigError:
-    return ConfigError(f"{key}: expected {expected}, found {found}")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import msgspec
-from edgectl_agent.core.bundle import Instant, Period, Stat, Variant
+from edgectl_agent.core.bundle import Instant, Period, TimingKind, TumblingPart, Variant
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,14 +47,34 @@ class SamplingEntry(_Entry, frozen=True, kw_only=True):
 
 
 class FeatureEntry(_Entry, frozen=True, kw_only=True):
-    """One of three forms: ``of`` + ``window`` + ``stats``, ``of`` + ``instant``, or ``phase``."""
+    """One group of features: one of the keys in `feature_entries.FORMS`, and keys that belong to it."""
 
     of: str | tuple[str, ...] = ""
     window: str = ""
-    panes: int = 10
-    stats: tuple[Stat, ...] = ()
     instant: tuple[Instant, ...] = ()
     phase: tuple[Period, ...] = ()
+    tumbling: str = ""
+    decay: str = ""
+    lag: int | tuple[int, ...] = ()
+    timing: tuple[TimingKind, ...] = ()
+    seasonal: tuple[Period, ...] = ()
+    distinct: str = ""
+    counts: str = ""
+    new: str = ""
+    stats: tuple[str, ...] = ()
+    part: tuple[TumblingPart, ...] = ()
+    kinds: tuple[str, ...] = ()
+    panes: int | None = None
+    quantiles: tuple[float, ...] = ()
+    error: float | None = None
+    """How far a quantile or a distinct count may be off, as a share."""
+    resolution: float | None = None
+    half_life: str = ""
+    bins: int | None = None
+    zone: str = ""
+    values: tuple[str | int | bool, ...] = ()
+    capacity: int | None = None
+    share: str = ""
 
 
 class TrainEntry(_Entry, frozen=True, kw_only=True):

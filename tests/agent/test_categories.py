@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from edgectl_agent.config import Mapping
+from edgectl_agent.config import Mapping, ReplayConfig
+from edgectl_agent.core.batch import StreamTable
+from edgectl_agent.core.bundle import NewFeatures, encode
 from edgectl_agent.core.categories import MISSING, CodeTable, code
+from edgectl_agent.engine import Engine
+from edgectl_agent.feeds import Feed
+from edgectl_agent.sources import build
 from edgectl_agent.sources.decode import CsvDecoder, JsonDecoder, Records
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.support.bundles import make_bundle
 
 MAPPING = Mapping(
     path="x", stream="card", time="ts", channels={"amount": "amount"}, categories={"shop": "to.shop", "land": "land"}
@@ -56,6 +65,31 @@ def test_parts_of_records_join_to_the_whole() -> None:
     joined = Records.join(parts)
     assert (joined.streams, joined.texts) == (whole.streams, whole.texts)
     np.testing.assert_array_equal(joined.values, whole.values)
+
+
+def test_a_model_gets_the_codes_of_its_categories_by_name_whatever_the_source_calls_and_has(tmp_path: Path) -> None:
+    wanted = make_bundle()
+    new = NewFeatures(categories=("land", "shop", "unknown"), memory_ns=10**9)
+    spec = msgspec.structs.replace(wanted.features, features=(*wanted.features.features, new))
+    raw = encode(msgspec.structs.replace(wanted, features=spec))
+    engine = Engine.load(raw, "1.0.0", "n", StreamTable(), 10, lambda seconds: None)
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"ts": 1, "card": "a", "v": 2, "to": "x", "c": "FR"}\n{"ts": 2, "card": "a", "v": 2, "to": "y"}\n')
+    config = ReplayConfig(
+        path=str(path),
+        stream="card",
+        time="ts",
+        channels={"value": "v"},
+        categories={"shop": "to", "land": "c"},
+        speed="max",
+    )
+    feed = Feed("s", config, build(config, "n", "s"))
+    chunk = feed.poll(10, 0.0)
+    feed.close()
+    assert chunk is not None
+    codes = engine.batch(chunk, feed.channels, feed.categories).codes
+    assert codes is not None
+    assert codes.tolist() == [[code("FR"), code("x"), MISSING], [MISSING, code("y"), MISSING]]
 
 
 @given(st.lists(st.text(max_size=5), max_size=200), st.integers(1, 8))

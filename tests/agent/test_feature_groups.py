@@ -34,7 +34,7 @@ DECAYED = bundle.DecayedFeatures(
 LAG = bundle.LagFeatures(channels=BOTH, lags=(1, 3), kinds=("value", "diff"))
 TIMING = bundle.TimingFeatures(kinds=("since_last", "rate"), half_life_ns=30 * SECOND)
 SEASONAL = bundle.SeasonalFeatures(
-    channels=BOTH, periods=("day", "week"), kinds=("residual", "z"), bins=6, half_life_ns=3 * DAY,
+    channels=BOTH, periods=("day", "week"), kinds=("residual", "z"), bins=(6, 6), half_life_ns=3 * DAY,
     offsets=((1_700_100_000 * SECOND, 3600 * SECOND), (1_700_300_000 * SECOND, 0)),
 )  # fmt: skip
 QUANTILE = bundle.QuantileFeatures(

@@ -54,6 +54,14 @@ def test_a_path_of_a_node_elsewhere_is_absolute(source: str, action: str, says: 
     assert str(caught.value) == says
 
 
+def test_categories_come_from_the_recipe_and_the_sources_own_column_wins() -> None:
+    cards = Columns(stream="card", time="at", zone="UTC", channels={}, categories={"shop": "s", "land": "l"})
+    said = node("{name: a, sources: {s: {type: http, categories: {land: to.land}}}, models: {cards: [s]}}")
+    found = yaml.safe_load(render(said, {"cards": cards}, there(Layout())))["sources"]["s"]
+    assert found["categories"] == {"land": "to.land", "shop": "s"}
+    assert "channels" not in found
+
+
 def test_what_the_agent_would_refuse_is_never_written(tmp_path: Path) -> None:
     tiny = node("{name: a, agent: {memory: 1M}}")
     with pytest.raises(ConfigError, match=r"node a: agent\.yaml: limits\.memory: expected at least 64M"):

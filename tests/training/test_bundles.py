@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -13,9 +15,11 @@ from edgectl_agent.core.bundle import (
     Channel,
     FeatureSpec,
     InstantFeatures,
+    PhaseFeatures,
     Scaler,
     Tail,
     Variant,
+    WindowFeatures,
     decode,
     digest,
     encode,
@@ -95,6 +99,22 @@ def test_golden_vectors_notice_a_model_of_another_seed() -> None:
     other = type(bent.model)()
     other.coefs_, other.intercepts_ = coefficients, bent.model.intercepts_
     assert golden_error(Model(to_onnx(replace(fitted, model=other))), bundle.golden, 12) > 1
+
+
+def test_features_of_earlier_recipes_are_encoded_as_ever() -> None:
+    spec = FeatureSpec(
+        channels=(Channel(name="a", unit="A", low=0, high=5), Channel(name="b", optional=True, hold_ns=10**9)),
+        features=(
+            InstantFeatures(channels=("a", "b"), kinds=("value", "diff")),
+            WindowFeatures(channels=("a",), window_ns=60 * 10**9, stats=("mean", "slope")),
+            PhaseFeatures(periods=("day", "week")),
+        ),
+        warm_up_ns=60 * 10**9,
+    )
+    assert (
+        hashlib.sha256(msgspec.msgpack.encode(spec)).hexdigest()
+        == "ccc3961a7ae761fc113456c0a0be872b3834c9d7eca6139a3bbca33f165e861c"
+    )
 
 
 def test_equal_parts_give_equal_digests() -> None:

@@ -110,8 +110,8 @@ class SeasonalFeatures(_Strict, frozen=True, kw_only=True, tag="seasonal"):
     channels: tuple[str, ...]
     periods: tuple[Period, ...]
     kinds: tuple[SeasonalKind, ...]
-    bins: Annotated[int, msgspec.Meta(gt=0, le=1440)]
-    """Per day; divides its 1440 minutes."""
+    bins: tuple[Annotated[int, msgspec.Meta(gt=0, le=1440)], ...]
+    """Per day, for each period."""
     half_life_ns: PositiveInt
     offsets: tuple[tuple[int, int], ...] = ()
     """Local time minus UTC, ns, since a time in ns, rising; UTC before the first."""

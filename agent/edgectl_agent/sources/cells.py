@@ -56,15 +56,16 @@ def texts(cells: Sequence[Any], why: Reasons) -> tuple[str, ...]:
     try:
         found = tuple(map(str.strip, cells))
     except TypeError:  # something among them is not text
-        found = tuple(map(_text, cells))
+        found = tuple(map(text, cells))
     if max(map(len, found), default=0) > MAX_TEXT_CHARS:
-        for i, text in enumerate(found):
-            if len(text) > MAX_TEXT_CHARS:
+        for i, one in enumerate(found):
+            if len(one) > MAX_TEXT_CHARS:
                 why[i] = why[i] or "bad-category"
     return found
 
 
-def _text(cell: str | int | bool | None) -> str:
+def text(cell: str | int | bool | None) -> str:
+    """One value of a category as its text."""
     if cell is None:
         return ""
     return cell.strip() if isinstance(cell, str) else str(cell).lower()

@@ -41,7 +41,7 @@ class Seasonal(Group):
         self.width = len(group.channels) * len(group.periods) * len(group.kinds)
         self._since = np.array([since for since, _ in group.offsets], np.int64)
         self._offset = np.array([0, *(offset for _, offset in group.offsets)], np.int64)
-        self._baselines = [_Baseline(group, period) for period in group.periods]
+        self._baselines = [_Baseline(group, period, n) for period, n in zip(group.periods, group.bins, strict=True)]
         columns = {f"{b.period}_{name}": c for b in self._baselines for name, c in b.columns.items()}
         self.state = StreamArrays(**columns)
 
@@ -62,11 +62,11 @@ class Seasonal(Group):
 class _Baseline:
     """The bins of one period; state lives in the group's `StreamArrays`."""
 
-    def __init__(self, group: SeasonalFeatures, period: Period) -> None:
+    def __init__(self, group: SeasonalFeatures, period: Period, bins: int) -> None:
         self.period = period
         self._half_life_ns = group.half_life_ns
-        self._bin_ns = DAY_NS // group.bins
-        self._bins = group.bins * (7 if period == "week" else 1)
+        self._bin_ns = DAY_NS // bins
+        self._bins = bins * (7 if period == "week" else 1)
         channels = len(group.channels)
         self.columns = {
             "bins": ((self._bins, 3, channels), np.float64, 0.0),  # `Weighted` at the time of the last visit
