@@ -51,6 +51,16 @@ MISSING: dict[str, Callable[[], str | None]] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: at the end no worker shall have one of them left while the others have nothing to do."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    needs = {component for marker in item.iter_markers("needs") for component in marker.args}
+    return 0 if "lab" in needs else 1 if "scenarios" in item.path.parts else 2
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for component in marker.args:

@@ -20,6 +20,19 @@ from edgectl.machine.shell import words
 INSTALL_S = 850.0
 """On a slow node pip takes minutes; less than a lease."""
 
+_UNUSED = "/tests?/|/onnxruntime/(transformers|tools|quantization)/|/numpy/(distutils|f2py|polynomial|ma|testing)/"
+_UNUSED += "|/google/protobuf/|/pycparser/"
+"""Files that no agent imports: to compile them would double the time that compiling takes."""
+_FIND_PIP = """
+try:
+    import ensurepip, glob, os, sysconfig
+    places = (sysconfig.get_config_var("WHEEL_PKG_DIR"), os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"))
+    print(*[wheel for place in places if place for wheel in glob.glob(os.path.join(place, "pip-*.whl"))][:1])
+except ImportError:
+    pass
+"""
+"""The wheel of pip that Python brings for new environments; it runs as it is. Debian without python3-venv has none."""
+
 _INSTALL = r"""
 set -eu
 umask 022
@@ -32,11 +45,11 @@ exec 9> "${env%/*}/.lock" && flock 9   # what a cut link left running may yet co
 if [ -e "$env/bin/python" ]; then exit 0; fi
 rm -rf "$new"
 trap 'rm -rf "$new"' EXIT
-pip() { "$new/bin/python" -m pip "$@"; }
-if "$python" -m ensurepip --version > /dev/null 2>&1; then
-    "$python" -m venv "$new"
-else                                    # Debian without python3-venv: the machine's own pip installs into it
-    "$python" -m venv --without-pip "$new"
+"$python" -m venv --without-pip "$new"   # nothing will be added to it: pip would be 2,000 files for nobody
+bundled=$("$python" -I -c "$find_pip")
+if [ -n "$bundled" ]; then
+    pip() { "$new/bin/python" "$bundled/pip" "$@"; }
+else                                    # the machine's own pip installs into it
     pip() { "$python" -m pip --python "$new/bin/python" "$@"; }
 fi
 mkdir "$new/tmp"
@@ -44,7 +57,7 @@ TMPDIR=$new/tmp HOME=$new/tmp          # what programs leave in a home goes with
 export TMPDIR HOME
 [ "$source" = index ] || set -- --no-index "$@"
 pip install -q --no-cache-dir --no-compile --find-links "$wheels" "$@"
-"$new/bin/python" -m compileall -q -s "$new" -p "$env" "$new/lib" > /dev/null || :
+"$new/bin/python" -m compileall -q -x "$unused" -s "$new" -p "$env" "$new/lib" > /dev/null || :
 "$new/bin/python" -I -c 'import edgectl_agent.runtime'
 rm -rf "$new/tmp"
 for file in "$new"/bin/*; do
@@ -53,6 +66,8 @@ done
 sync
 mv -T "$new" "$env"
 """
+
+SCRIPT = f"unused={words(_UNUSED)}\nfind_pip={words(_FIND_PIP)}\n{_INSTALL}"
 """ENVIRONMENT WHEELS index|wheels PYTHON PIP-ARGUMENT…: scripts name their interpreter by its final path."""
 
 
@@ -128,8 +143,9 @@ def install(host: Host, layout: Layout, wanted: Environment, python: str = "pyth
     pip = ["-c", constraints] if wanted.constraints and not wanted.wheels else []
     names = [f"{folder}/{wheel.name}" for wheel in (wanted.agent, *wanted.wheels)]
     target, source = path(layout, wanted.name), "wheels" if wanted.wheels else "index"
-    call = f"set -- {words(target, folder, source, python, *pip, *names)}\n{_INSTALL}"
-    done = host.run(call, root=layout.root, timeout_s=INSTALL_S)
+    done = host.run(
+        f"set -- {words(target, folder, source, python, *pip, *names)}\n{SCRIPT}", root=layout.root, timeout_s=INSTALL_S
+    )
     if done.status:
         raise _failed(host, layout, wanted, done)
 

@@ -14,6 +14,17 @@ from tests.support.machines import LOGS, MachineFleet, left, running, temporary_
 
 pytestmark = pytest.mark.needs("lab", "system-python", "index")
 
+SLOW_TO_IMPORT = """
+import os, pkgutil, sys
+import edgectl_agent
+for module in pkgutil.walk_packages(edgectl_agent.__path__, "edgectl_agent."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+cached = [module.__cached__ for module in sys.modules.values() if getattr(module, "__cached__", None)]
+print(*[path for path in cached if "site-packages" in path and not os.path.exists(path)])
+"""
+"""Prints files of its environment that the agent imports and that are compiled anew each time."""
+
 PRIVATE = "cp /usr/bin/python3 /root/python3; ln -sf /root/python3 /usr/local/bin/python3"
 """The first Python on the way is the administrator's own, in a home that nobody else may enter."""
 OUTDATED = """\
@@ -88,6 +99,8 @@ def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace
         assert running(lab[name]) == rows[name]["environment"]
         assert temporary_files(lab[name]) == []
         assert lab[name].ssh("cat /var/lib/edgectl-agent/api.json").returncode == 0, "the SSH user is in its group"
+        asked = f"HOME=/run TMPDIR=/run /opt/edgectl-agent/current/bin/python -I -B -c '{SLOW_TO_IMPORT}'"
+        assert lab[name].run(asked).strip() == ""
     assert rows["indexed"]["environment"] != rows["uploaded"]["environment"]
     python = lab["indexed"].run("readlink -f /opt/edgectl-agent/current/bin/python")
     assert python.startswith("/usr/bin/"), "not the one that the agent's user may not run"
