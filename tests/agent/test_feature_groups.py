@@ -175,8 +175,8 @@ def weight(t: int, now: int, half_life_ns: int) -> float:
 
 
 def steps(t: int, half_life_ns: int) -> int:
-    pane, offset = divmod(t, 8 * half_life_ns)
-    return pane * 8 * 4096 + math.floor(offset / half_life_ns * 4096)
+    pane, offset = divmod(t, 64 * half_life_ns)
+    return pane * 64 * 4096 + math.floor(offset / half_life_ns * 4096)
 
 
 def decayed(found: list[tuple[int, float]], now: int, half_life_ns: int) -> tuple[float, float, float]:

@@ -109,6 +109,14 @@ class FeatureBuilder:
         seen = self._newest != _NEVER
         return int((seen & (self._newest - self._since < self.spec.warm_up_ns)).sum())
 
+    @property
+    def bytes_per_stream(self) -> int:
+        """What one stream costs in memory, all channels together."""
+        arrays = (self._newest, self._since, self._previous, self._previous_codes, self._last_value, self._last_time)
+        own = sum(array.itemsize * math.prod(array.shape[1:]) for array in arrays)
+        own += sum(windows.bytes_per_stream for windows in self._windows.values())
+        return own + sum(group.bytes_per_stream for group in self._groups if group is not None)
+
     def push(self, batch: Batch, horizon_ns: int | None = None) -> FeatureRows:
         """Add a batch and return its features.
 

@@ -13,6 +13,7 @@ Readings come sorted by stream, each stream's in order of event time; `features.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,6 +152,12 @@ class Windows:
         closed = self._closed_panes(run_stream, run_pane, final)
         self._store(run_stream, run_pane, final, closed)
         return Moments(*closed[runs.of_row].swapaxes(0, 1)).merge(_moments(running, 0.0))
+
+    @property
+    def bytes_per_stream(self) -> int:
+        """What one stream costs in memory."""
+        arrays: tuple[NDArray[Any], ...] = (self._pane, self._cells, self._closed_of, self._closed)
+        return sum(array.itemsize * math.prod(array.shape[1:]) for array in arrays)
 
     def snapshot(self) -> dict[str, Any]:
         return {"pane": pack_array(self._pane), "cells": pack_array(self._cells)}

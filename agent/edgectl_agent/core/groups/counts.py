@@ -16,9 +16,11 @@ from edgectl_agent.core.bundle import CountFeatures, FeatureSpec
 from edgectl_agent.core.categories import code
 from edgectl_agent.core.groups.hashes import mixed
 from edgectl_agent.core.groups.interface import Group, Rows, category_columns
-from edgectl_agent.core.groups.panes import Panes, counted
+from edgectl_agent.core.groups.panes import Opened, Panes
+from edgectl_agent.core.windows import Runs
 
 DEPTH, WIDTH = 4, 64
+"""The width is that of six bits of a hash."""
 
 
 class Counts(Group):
@@ -34,23 +36,39 @@ class Counts(Group):
 
     def push(self, rows: Rows) -> Float64:
         opened = self._panes.open(rows.stream, rows.event_time)
-        index, valid = self._cells(rows.codes[:, self._columns])
-        running = np.stack(
-            [counted(opened.runs, opened.start[:, k], index[:, k], valid[:, k]) for k in range(index.shape[1])], axis=1
-        )
-        closed = self._panes.close(opened, running[opened.runs.ends])
-        total = running + closed[opened.runs.of_row]
-        if len(self._values):
-            each: Float64 = total.reshape(len(rows), self.width).astype(np.float64)
-            return each
-        own = np.take_along_axis(total, index, axis=2).min(axis=2)
-        return np.where(valid, own, 0).astype(np.float64)
+        codes = rows.codes[:, self._columns]
+        found = self._each(opened, codes) if len(self._values) else self._own(opened, codes)
+        return found.reshape(len(rows), self.width).astype(np.float64)
 
-    def _cells(self, codes: Int32) -> tuple[Int64, NDArray[np.bool_]]:
-        """Which counters each reading's value has, shape (n, k, d), and whether it counts at all, shape (n, k)."""
-        if len(self._values):
-            same = codes[..., None] == self._values
-            return same.argmax(axis=2)[..., None], same.any(axis=2)
+    def _each(self, opened: Opened, codes: Int32) -> NDArray[np.uint32]:
+        """Counts of all values, shape (n, k, values)."""
+        same = codes[..., None] == self._values
+        running = opened.runs.accumulate(np.add, same.astype(np.uint32), opened.start)
+        closed = self._panes.close(opened, running[opened.runs.ends])
+        total: NDArray[np.uint32] = running + closed[opened.runs.of_row]
+        return total
+
+    def _own(self, opened: Opened, codes: Int32) -> NDArray[np.uint32]:
+        """Counts of the readings' own values, shape (n, k)."""
         hashes = np.stack([mixed(codes, salt=row) for row in range(DEPTH)], axis=2)
         index = (hashes >> np.uint64(58)).astype(np.int64) + np.arange(DEPTH) * WIDTH
-        return index, codes >= 0
+        valid, run = codes >= 0, opened.runs.of_row
+        final = opened.start.copy()
+        running = np.zeros(index.shape, np.uint32)
+        for k in range(codes.shape[1]):
+            rows = np.flatnonzero(valid[:, k])
+            place = run[rows, None]
+            running[rows, k] = opened.start[place, k, index[rows, k]] + _nth(place * DEPTH * WIDTH + index[rows, k])
+            np.add.at(final[:, k], (place, index[rows, k]), 1)
+        closed = np.take_along_axis(self._panes.close(opened, final)[run], index, axis=2)
+        return np.where(valid, (running + closed).min(axis=2), np.uint32(0))
+
+
+def _nth(keys: Int64) -> NDArray[np.uint32]:
+    """How often each key came up to its own place, from 1 on; shape as `keys`, whose rows are in order."""
+    flat = keys.ravel()
+    order = np.argsort(flat, kind="stable")
+    same = Runs.of(flat[order])
+    nth = np.empty(len(flat), np.uint32)
+    nth[order] = np.arange(len(flat)) - same.starts[same.of_row] + 1
+    return nth.reshape(keys.shape)

@@ -24,7 +24,7 @@ from edgectl_agent.core.batch import Float64, Int32, Int64
 from edgectl_agent.core.groups.interface import NEVER, StreamArrays
 from edgectl_agent.core.windows import Runs, first_valid
 
-_HALVINGS = 8
+_HALVINGS = 64
 _STEPS = 4096
 _POWERS = np.array([2.0 ** (i / _STEPS) for i in range(_STEPS)])
 Z_LIMIT = 100.0

@@ -53,7 +53,7 @@ class Quantiles(Group):
             final[:, c] = running[c][opened.runs.ends]
         closed = self._panes.close(opened, final)
         for c, counts in enumerate(running):
-            total = np.cumsum(counts + closed[opened.runs.of_row, c], axis=1, dtype=np.int64)
+            total = np.cumsum(counts + closed[opened.runs.of_row, c], axis=1, dtype=np.uint32)
             for i, quantile in enumerate(self._group.quantiles):
                 x[:, c, i] = self._quantile(total, quantile)
         return x.reshape(len(rows), self.width)
@@ -65,9 +65,9 @@ class Quantiles(Group):
         found: Int64 = signed + self._below
         return found
 
-    def _quantile(self, total: NDArray[np.int64], quantile: float) -> Float64:
+    def _quantile(self, total: NDArray[np.uint32], quantile: float) -> Float64:
         """Of cumulative counts, shape (n, buckets)."""
         n = total[:, -1]
-        rank = np.floor(quantile * np.maximum(n - 1, 0))
+        rank = np.floor(quantile * (np.maximum(n, 1) - 1)).astype(np.uint32)
         found = self._middles[(total > rank[:, None]).argmax(axis=1)]
         return np.where(n > 0, found, np.nan)

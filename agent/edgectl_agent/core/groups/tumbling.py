@@ -66,6 +66,10 @@ class Tumbling(Group):
         state["window"][kept], state["last"][kept], state["closed"][kept] = number[last], final[last], closed[last]
         return closed
 
+    @property
+    def bytes_per_stream(self) -> int:
+        return super().bytes_per_stream + self._running.bytes_per_stream
+
     def forget(self, streams: NDArray[Any]) -> None:
         super().forget(streams)
         self._running.forget(streams)
