@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import lab, postgresql, sshd
+from tests.support import kafka, lab, postgresql, sshd
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,6 +38,7 @@ def _index_answers() -> bool:
 
 
 MISSING: dict[str, Callable[[], str | None]] = {
+    "a Kafka broker": functools.cache(kafka.missing),
     "busybox": lambda: None if shutil.which("busybox") else "needs busybox",
     "dash": lambda: None if shutil.which("dash") else "needs dash",
     "index": functools.cache(lambda: None if _index_answers() else "needs a package index that pip reaches"),

@@ -25,7 +25,10 @@ from edgectl_agent.core.units import duration_ns, size_bytes
 Format = Literal["jsonl", "csv"]
 Column = Annotated[str, msgspec.Meta(min_length=1)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+Address = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
+"""``host:port``; an IPv6 address stands in brackets."""
 
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SHARE = re.compile(r"[1-9]\d{0,4}%")
 
 HOST_CHANNELS = ("cpu", "memory", "disk_read", "disk_write", "net_rx", "net_tx", "load1")
@@ -91,7 +94,48 @@ class HttpConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="http"
     """Readings that may wait to be scored; beyond it a request is refused as a whole (429)."""
 
 
-SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig
+class ClientTls(_Strict, frozen=True, kw_only=True):
+    """How a server is trusted, and how this node proves itself; PEM files."""
+
+    ca_file: str = ""
+    """Default: the system's authorities."""
+    cert: str = ""
+    key: str = ""
+
+
+class Sasl(_Strict, frozen=True, kw_only=True):
+    """A name and a password for a Kafka broker."""
+
+    user: str
+    password_file: str
+    """Its first line."""
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+
+
+class KafkaConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="kafka"):
+    """Read topics as a member of a consumer group. ``stream: "@key"`` takes the message's key."""
+
+    brokers: Annotated[tuple[Address, ...], msgspec.Meta(min_length=1)]
+    topics: Annotated[tuple[Column, ...], msgspec.Meta(min_length=1)]
+    """Names, or regular expressions that begin with ``^``."""
+    group: str = ""
+    """Nodes of one group share the partitions. Default: a group of this node's own, which reads all of them."""
+    format: Literal["json", "csv"] = "json"
+    columns: tuple[Column, ...] = ()
+    """Of ``csv``: what the cells of a message are, in order."""
+    start: Literal["start", "end"] = msgspec.field(name="from", default="start")
+    """Of a partition of which neither this node nor its group has read anything."""
+    live: bool = True
+    """Event times are the present: a reading from the future is refused. ``false`` for simulated time."""
+    tls: ClientTls | None = None
+    sasl: Sasl | None = None
+    buffer: str = "16M"
+    """Memory for messages that were fetched and are not scored yet."""
+    session: str = "45s"
+    """How long this node may be silent before the group gives its partitions to others."""
+
+
+SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig
 
 
 class LogAction(_Strict, frozen=True, kw_only=True, tag_field="type", tag="log"):
@@ -136,10 +180,6 @@ class Log(_Strict, frozen=True, kw_only=True):
     """Size at which the file is put aside."""
     keep: PositiveInt = 3
     """Files put aside that stay."""
-
-
-Address = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
-"""``host:port``; an IPv6 address stands in brackets."""
 
 
 class Tls(_Strict, frozen=True, kw_only=True):
@@ -283,6 +323,7 @@ def wants(action: LogAction, severity: Severity) -> bool:
 def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], str]]:
     """(key, text, how to read it, least allowed) of every duration and size in the file."""
     hosts = [(n, s) for n, s in config.sources.items() if isinstance(s, HostMetricsConfig)]
+    kafkas = [(n, s) for n, s in config.sources.items() if isinstance(s, KafkaConfig)]
     return [
         ("limits.memory", config.limits.memory, size_bytes, "64M"),
         ("limits.outbox", config.limits.outbox, size_bytes, "64k"),
@@ -293,6 +334,8 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         *([("uplink.every", config.uplink.every, duration_ns, "1s")] if config.uplink else []),
         ("ingest.max_body", config.ingest.max_body, size_bytes, "1k"),
         *((f"sources.{name}.every", host.every, duration_ns, "100ms") for name, host in hosts),
+        *((f"sources.{name}.buffer", kafka.buffer, size_bytes, "2M") for name, kafka in kafkas),
+        *((f"sources.{name}.session", kafka.session, duration_ns, "1s") for name, kafka in kafkas),
     ]
 
 
@@ -320,11 +363,41 @@ def _check_source(key: str, source: SourceConfig) -> None:
     if not isinstance(source, Fields):
         return
     _check_columns(key, source)
+    if isinstance(source, KafkaConfig):
+        _check_kafka(key, source)
     try:
         ZoneInfo(source.zone)
     except (KeyError, ValueError, OSError):
         expected = "expected a name such as Europe/Paris"
         raise ConfigError(f"{key}.zone: {source.zone!r} is not a time zone, {expected}") from None
+
+
+def _check_kafka(key: str, source: KafkaConfig) -> None:
+    for i, topic in enumerate(source.topics):
+        if topic.startswith("^"):
+            try:
+                re.compile(topic)
+            except re.error as e:
+                raise ConfigError(f"{key}.topics[{i}]: {topic!r} is no regular expression: {e}") from None
+        elif not _TOPIC.fullmatch(topic):
+            raise ConfigError(f"{key}.topics[{i}]: expected a topic or a regular expression after ^, found {topic!r}")
+    for i, broker in enumerate(source.brokers):
+        if not 0 < split_address(broker)[1] <= 65535:
+            raise ConfigError(f"{key}.brokers[{i}]: expected a port from 1 to 65535, found {broker!r}")
+    wanted = [source.time, *source.channels.values(), *source.categories.values()]
+    wanted += [] if source.stream.startswith("=") or source.stream == "@key" else [source.stream]
+    if source.format == "csv":
+        unknown = [column for column in wanted if column not in source.columns]
+        if unknown:
+            known = ", ".join(source.columns) or "none"
+            raise ConfigError(f"{key}.columns: expected one that is called {unknown[0]!r}, found: {known}")
+    elif source.columns:
+        raise ConfigError(f"{key}.columns: expected only with format: csv")
+    if source.tls is not None and bool(source.tls.cert) != bool(source.tls.key):
+        raise ConfigError(f"{key}.tls: expected cert and key together, or neither")
+    exposed = next((broker for broker in source.brokers if not is_loopback(broker)), None)
+    if source.sasl and source.sasl.mechanism == "PLAIN" and source.tls is None and exposed:
+        raise ConfigError(f"{key}.sasl: PLAIN would send the password to {exposed} in the clear: expected tls as well")
 
 
 def split_address(listen: str) -> tuple[str, int]:
@@ -353,10 +426,11 @@ def _check_columns(key: str, source: Fields) -> None:
     """Each column is one thing: a time is no channel, and a JSON path does not lead through a number."""
     if source.stream == "=":
         raise ConfigError(f"{key}.stream: '=' names no stream, expected a column or =name")
-    csv = isinstance(source, Mapping) and source.format == "csv"
+    csv = isinstance(source, Mapping | KafkaConfig) and source.format == "csv"
     if not source.channels and not source.categories:
         raise ConfigError(f"{key}: expected at least one of channels and categories, found none")
-    columns = [source.time, *([] if source.stream.startswith("=") else [source.stream])]
+    outside = source.stream.startswith("=") or (isinstance(source, KafkaConfig) and source.stream == "@key")
+    columns = [source.time, *([] if outside else [source.stream])]
     columns += [*source.channels.values(), *source.categories.values()]
     for column in columns:
         if columns.count(column) > 1:

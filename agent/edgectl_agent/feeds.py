@@ -41,6 +41,8 @@ class Feed:
         self.detail = "no model reads it yet"
         self._source = source
         self._position: Position | None = None
+        self._stored: Position | None = None
+        """The position in the newest stored snapshot."""
         self._open = False
         self._next_try_s = -math.inf
         path = config.path if isinstance(config, Mapping) else ""
@@ -55,6 +57,8 @@ class Feed:
             if not self._open:
                 self._source.open(self._position)
                 self._open = True
+                if self._stored is not None:
+                    self._source.covered(self._stored)
             chunk = self._source.poll(limit, 0.0)
         except SourceError as e:
             if self.detail != str(e):
@@ -84,13 +88,14 @@ class Feed:
 
     def covered(self) -> None:
         """What `snapshot` gave last is stored, and the alerts up to there are recorded."""
-        if self._open and self._position is not None:
-            self._source.covered(self._position)
+        self._stored = self._position
+        if self._open and self._stored is not None:
+            self._source.covered(self._stored)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `snapshot` was taken, unless that was another file or kind of source."""
         if state["identity"] == self._identity:
-            self._position = state["position"]
+            self._position = self._stored = state["position"]
 
     def status(self) -> SourceStatus:
         return SourceStatus(

@@ -24,7 +24,7 @@ from edgectl_agent.core.units import format_duration
 
 from edgectl.core.errors import ConfigError
 from edgectl.inventory import doors
-from edgectl.inventory.types import FieldsEntry, HostMetricsEntry, HttpEntry, Node, ReplayEntry, SourceEntry
+from edgectl.inventory.types import FieldsEntry, HostMetricsEntry, HttpEntry, KafkaEntry, Node, ReplayEntry, SourceEntry
 from edgectl.machine.layout import Layout
 
 TOKEN_FILE = "uplink.token"
@@ -168,6 +168,8 @@ def _source(node: Node, name: str, source: SourceEntry, columns: Mapping[str, Co
         return _plain(source)
     if isinstance(source, HttpEntry):
         return _plain(source) | _mapping(where, source, fed)
+    if isinstance(source, KafkaEntry):
+        return _placed(where, _plain(source), place) | _mapping(where, source, fed)
     path = place.resolve(where, source.path)
     own = _plain(source) | {"path": path, "format": source.format or _format(where, source.path)}
     if place.here and isinstance(source, ReplayEntry) and not Path(path).exists():
@@ -207,6 +209,15 @@ def _columns(where: str, what: str, own: Mapping[str, str], fed: Mapping[str, Ma
 def _plain(source: SourceEntry) -> dict[str, Any]:
     """The entry as fleet.yaml has it, without what it leaves out."""
     return {k: v for k, v in msgspec.to_builtins(source).items() if v is not None and v != {} and v != ""}
+
+
+def _placed(where: str, source: dict[str, Any], place: Place) -> dict[str, Any]:
+    """A source with the files of its certificates and passwords where they are on the node."""
+    for group in ("tls", "sasl"):
+        for key, value in source.get(group, {}).items():
+            if key in ("ca_file", "cert", "key", "password_file") and value:
+                source[group][key] = place.resolve(f"{where}: {group}.{key}", value)
+    return source
 
 
 def _refuse_missing(where: str, recipe: str, needs: Columns, given: tuple[str, ...]) -> None:

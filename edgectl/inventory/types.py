@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from edgectl_agent.config import Address, Column, Limits, LogAction
+from edgectl_agent.config import Address, ClientTls, Column, Limits, LogAction, Sasl
 from edgectl_agent.config import Format as FileFormat
 from edgectl_agent.core.messages import Name
 
@@ -85,7 +85,23 @@ class HttpEntry(FieldsEntry, frozen=True, kw_only=True, tag_field="type", tag="h
     """Readings that may wait to be scored."""
 
 
-SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry
+class KafkaEntry(FieldsEntry, frozen=True, kw_only=True, tag_field="type", tag="kafka"):
+    """Topics of a Kafka cluster; see `edgectl_agent.config.KafkaConfig`. Files are the node's own."""
+
+    brokers: Annotated[tuple[Address, ...], msgspec.Meta(min_length=1)]
+    topics: Annotated[tuple[Column, ...], msgspec.Meta(min_length=1)]
+    group: str = ""
+    format: Literal["json", "csv"] = "json"
+    columns: tuple[Column, ...] = ()
+    start: Literal["start", "end"] = msgspec.field(name="from", default="start")
+    live: bool = True
+    tls: ClientTls | None = None
+    sasl: Sasl | None = None
+    buffer: str | None = None
+    session: str | None = None
+
+
+SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry | KafkaEntry
 
 
 class SecretRef(_Strict, frozen=True, kw_only=True):

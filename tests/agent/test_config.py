@@ -61,8 +61,8 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     [
         (
             "type: tail",
-            "type: mqtt",
-            "sources.press.type: expected one of tail, replay, host-metrics, http, found 'mqtt'",
+            "type: fax",
+            "sources.press.type: expected one of tail, replay, host-metrics, http, kafka, found 'fax'",
         ),
         ("from: end", "from: middle", "sources.press.from: expected one of end, start, found 'middle'"),
         ("speed: max", "speed: fast", "sources.past.speed: expected a factor above 0 or max, found 'fast'"),

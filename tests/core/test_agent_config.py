@@ -37,6 +37,22 @@ def test_a_node_elsewhere_has_its_own_paths_the_journal_and_a_free_port(tmp_path
     assert sha == sha256(text)
 
 
+KAFKA = (
+    "{name: a, sources: {s: {type: kafka, brokers: ['k:9093'], topics: [t], group: g, stream: '@key', from: end, "
+    "tls: {ca_file: %s}, sasl: {user: edge, password_file: /etc/pw}}}, models: {press: [s]}}"
+)
+
+
+def test_a_kafka_source_takes_its_columns_from_the_recipe_and_its_files_are_the_nodes_own(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text(render(node(KAFKA % "/etc/ca.pem"), COLUMNS, there(Layout())))
+    found = agent.load(tmp_path / "agent.yaml")[0].sources["s"]
+    assert isinstance(found, agent.KafkaConfig)
+    assert (found.stream, found.time, found.channels, found.start) == ("@key", "at", {"vib": "v"}, "end")
+    assert (found.group, found.tls, found.buffer) == ("g", agent.ClientTls(ca_file="/etc/ca.pem"), "16M")
+    with pytest.raises(ConfigError, match=r"source 's': tls\.ca_file: expected an absolute path of the node's own"):
+        render(node(KAFKA % "ca.pem"), COLUMNS, there(Layout()))
+
+
 def test_a_recording_elsewhere_need_not_exist_here() -> None:
     assert "path: /data/no.csv" in render(node(PRESS % ("replay", "/data/no.csv", "''")), COLUMNS, there(Layout()))
 

@@ -101,7 +101,7 @@ class Broker:
     """
 
     def __init__(self, folder: Path, keystore: Path | None = None, **settings: object) -> None:
-        self._folder = folder
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         plain, controller, secure = _free_ports(3)
         self.address, self.secure = f"127.0.0.1:{plain}", f"127.0.0.1:{secure}"
@@ -111,10 +111,14 @@ class Broker:
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
             "log.dirs": folder / "data",
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": 1000,
             "auto.create.topics.enable": "false",
+            "broker.session.timeout.ms": 1500,  # a killed broker comes back as soon as that is over
+            "broker.heartbeat.interval.ms": 300,
+            "controller.quorum.election.timeout.ms": 500,
             "log.cleaner.dedupe.buffer.size": 2 << 20,
             "num.network.threads": 1,
             "num.io.threads": 2,
@@ -152,7 +156,7 @@ class Broker:
         self.kill()
 
     def start(self, wait: bool = True) -> None:
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command("kafka.Kafka"), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -164,14 +168,14 @@ class Broker:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             assert self.process is not None
-            assert self.process.poll() is None, (self._folder / "log").read_text()[-2000:]
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
             with socket.socket() as probe:
                 host, _, port = self.address.partition(":")
                 if probe.connect_ex((host, int(port))) == 0:
                     self._admin.list_topics(timeout=START_S)
                     return
             time.sleep(0.05)
-        raise AssertionError(f"no broker within {START_S} s: {(self._folder / 'log').read_text()[-2000:]}")
+        raise AssertionError(f"no broker within {START_S} s: {(self.folder / 'log').read_text()[-2000:]}")
 
     def kill(self) -> None:
         """SIGKILL, if it runs."""
@@ -248,7 +252,7 @@ class Broker:
         )
 
     def _command(self, program: str, *args: str) -> Sequence[str]:
-        return (*_JAVA, "-cp", classpath(), program, *args, str(self._folder / "server.properties"))
+        return (*_JAVA, "-cp", classpath(), program, *args, str(self.folder / "server.properties"))
 
 
 def main() -> int:

@@ -34,11 +34,23 @@ def _http(config: Any, node: str, name: str) -> Source:
     return HttpSource(config)
 
 
+def _kafka(config: Any, node: str, name: str) -> Source:
+    try:
+        from edgectl_agent.sources.kafka import KafkaSource
+    except ModuleNotFoundError as e:
+        raise ConfigError(
+            f"sources.{name}: type kafka needs {e.name}, which is not installed",
+            hint="pip install 'edgectl-agent[kafka]'",
+        ) from e
+    return KafkaSource(config, f"{node}.{name}")
+
+
 SOURCES: dict[str, Callable[[Any, str, str], Source]] = {
     "tail": _tail,
     "replay": _replay,
     "host-metrics": _host_metrics,
     "http": _http,
+    "kafka": _kafka,
 }
 
 

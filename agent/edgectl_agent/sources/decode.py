@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import numpy as np
 
-from edgectl_agent.config import Fields, Mapping
+from edgectl_agent.config import Fields
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, texts, times
@@ -201,7 +201,7 @@ class JsonDecoder(Decoder):
 class CsvDecoder(Decoder):
     """Comma-separated cells under a header; quoted cells as in RFC 4180, but a record never spans lines."""
 
-    def __init__(self, mapping: Mapping, header: bytes, name: str) -> None:
+    def __init__(self, mapping: Fields, header: bytes, name: str) -> None:
         """Find the mapping's columns in the file's first line.
 
         Raises:

@@ -1,0 +1,368 @@
+"""Against a real Kafka broker: resumption, outages, hand-over between nodes, and what a broker may throw at one.
+
+``EDGECTL_KAFKA_READINGS`` and ``EDGECTL_KAFKA_KILLS`` set how many readings go through the test of kills, and how often
+the broker is killed in it (`make soak`: 200,000 and 2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgectl_agent.config import KafkaConfig, Sasl
+from edgectl_agent.core.bundle import encode
+from edgectl_agent.core.messages import Alert
+from edgectl_agent.snapshots import SnapshotStore
+from edgectl_agent.sources.interface import Chunk, Position, SourceError
+
+from edgectl.store.store import Store
+from tests.support.agents import START_S, AgentProcess, outcome, stage
+from tests.support.bundles import make_bundle, make_release
+from tests.support.kafka import PASSWORD, USER, Broker
+from tests.support.tls import Fleet
+
+pytestmark = pytest.mark.needs("a Kafka broker")
+
+READINGS = int(os.environ.get("EDGECTL_KAFKA_READINGS", "10000"))
+KILLS = int(os.environ.get("EDGECTL_KAFKA_KILLS", "1"))
+STREAMS = 8
+SECOND = 10**9
+BEGIN = 1_700_000_000
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    return Fleet(tmp_path_factory.mktemp("trust"), "acme")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory, trust: Fleet) -> Iterator[Broker]:
+    folder = tmp_path_factory.mktemp("broker")
+    files = trust.node_files("broker", "127.0.0.1")
+    keystore = folder / "keystore.pem"
+    keystore.write_bytes(files["key"].read_bytes() + files["cert"].read_bytes())
+    (folder / "ca.crt").write_bytes(trust.authority.trusted("nodes"))
+    with Broker(folder, keystore) as running:
+        yield running
+
+
+# ── agents ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def node(folder: Path, broker: Broker, topic: str, name: str = "n1", **more: Any) -> AgentProcess:
+    """An agent that reads `topic`, whose model alerts on spikes."""
+    entry = {
+        "type": "kafka",
+        "brokers": [broker.address],
+        "topics": [topic],
+        "group": f"g-{topic}",
+        "stream": "@key",
+        "time": "ts",
+        "channels": {"value": "v"},
+        "live": False,
+        "session": "6s",
+    }
+    agent = AgentProcess(
+        folder,
+        node=name,
+        sources={"k": entry | more},
+        models={"press": ["k"]},
+        actions=[{"on": "any", "type": "log"}],
+        snapshot={"every": "200ms"},
+        batch={"max": 256, "max_latency": "5ms"},
+    )
+    raw = encode(make_bundle(1))
+    if not agent.data_dir.exists():
+        stage(agent.data_dir, raw, make_release("press", "1.0.0", 1, raw))
+    return agent
+
+
+def plant(seconds: int, spikes: int, first: int = 0) -> tuple[list[tuple[bytes, bytes]], set[tuple[str, int]]]:
+    """Messages (key, value), one a second and stream, in event time; and the (stream, onset) of every spike."""
+    rng = random.Random(seconds + first)
+    free = [(s, at) for s in range(STREAMS) for at in range(first + 100, first + seconds - 10, 60)]
+    faults = set(rng.sample(free, spikes))
+    high = {(stream, at + second) for stream, at in faults for second in range(4)}
+    messages = []
+    for t in range(first, first + seconds):
+        for stream in range(STREAMS):
+            value = rng.gauss(0, 1) + (30 if (stream, t) in high else 0)
+            messages.append((f"m{stream}".encode(), json.dumps({"ts": BEGIN + t, "v": value}).encode()))
+    return messages, {(f"m{stream}", (BEGIN + at) * SECOND) for stream, at in faults}
+
+
+def accepted(agent: AgentProcess) -> int:
+    """Readings taken on this boot."""
+    return agent.status().sources[0].accepted
+
+
+def newest_s(agent: AgentProcess) -> int:
+    """Event time up to which it has read, in seconds since `BEGIN`."""
+    return agent.status().sources[0].newest_event_ns // SECOND - BEGIN
+
+
+def alerts_per_fault(folder: Path, *found: list[Alert]) -> Counter[tuple[str, int]]:
+    """How many alerts the fleet's store holds for each (stream, onset) after collecting all of `found`."""
+    with Store("sqlite:///state.db", folder) as store:
+        for records in found:
+            store.alerts.save(records, (), 1)
+        return Counter((row.alert.stream, row.alert.onset_ns) for row in store.alerts.find())
+
+
+def test_killed_agents_and_a_killed_broker_lose_and_double_no_alert(tmp_path: Path, broker: Broker) -> None:
+    seconds = READINGS // STREAMS
+    messages, faults = plant(seconds, spikes=max(20, seconds // 60))
+    broker.topic("kills", partitions=2)
+    part = -(-len(messages) // (2 * KILLS))
+    agent, found = node(tmp_path / "n1", broker, "kills"), list[Alert]()
+    for life, start in enumerate(range(0, len(messages), part)):
+        producing = threading.Thread(target=broker.send, args=("kills", messages[start : start + part]))
+        producing.start()
+        agent.start()
+        half_way = (start + part // 2) // STREAMS
+        agent.wait(lambda: agent.answers() and newest_s(agent) >= half_way)  # noqa: B023 - called at once
+        if life % 2:
+            found += agent.alerts()
+            broker.kill()
+            broker.start()
+            agent.wait(lambda: newest_s(agent) > half_way)  # noqa: B023
+        agent.kill()
+        producing.join()
+    with agent:
+        agent.wait(lambda: sum(broker.committed("g-kills", "kills").values()) == len(messages))
+        found += agent.alerts()
+    assert alerts_per_fault(tmp_path, found) == Counter(faults)
+
+
+def test_an_agent_killed_while_it_reads_ends_with_the_same_features_and_alerts(tmp_path: Path, broker: Broker) -> None:
+    messages, _ = plant(1200, spikes=40)
+    broker.topic("same")
+    broker.send("same", messages)
+    last = len(messages) // STREAMS - 1
+    with node(tmp_path / "whole", broker, "same", group="whole") as whole:
+        whole.wait(lambda: newest_s(whole) == last)
+        expected = outcome(whole.alerts())
+        assert whole.terminate() == 0
+    killed = node(tmp_path / "killed", broker, "same", group="killed", buffer="2M")
+    for delay_s in (0.05,):
+        killed.start()
+        killed.wait(killed.answers)
+        time.sleep(delay_s)
+        killed.kill()
+    with killed:
+        killed.wait(lambda: newest_s(killed) == last)
+        found = outcome(killed.alerts())
+        assert killed.terminate() == 0
+    assert found == expected
+    models = [SnapshotStore(agent.data_dir / "snapshots").load() for agent in (whole, killed)]
+    features, streams = zip(*((m["models"]["press"]["detector"]["features"], m["models"]["press"]["streams"])
+                              for m in models if m), strict=True)  # fmt: skip
+    assert streams[0] == streams[1]
+    assert features[0] == features[1]
+
+
+def test_two_nodes_of_one_group_hand_a_partition_over_and_back_without_a_double_alert(
+    tmp_path: Path, broker: Broker
+) -> None:
+    broker.topic("shared", partitions=2)
+    thirds = [plant(500, spikes=20, first=first) for first in (0, 500, 1000)]
+    first, second = node(tmp_path / "n1", broker, "shared", "n1"), node(tmp_path / "n2", broker, "shared", "n2")
+    end = 3 * 500 * STREAMS
+    with first:
+        broker.send("shared", thirds[0][0])
+        first.wait(lambda: accepted(first) == end // 3)
+        with second:
+            second.wait(lambda: second.status().sources[0].state == "running")
+            broker.send("shared", thirds[1][0])
+            first.wait(lambda: accepted(first) + accepted(second) == 2 * end // 3)
+            theirs = second.alerts()
+            assert second.terminate() == 0
+            assert 0 < len({alert.id for alert in theirs}) < 20
+        broker.send("shared", thirds[2][0])
+        first.wait(lambda: sum(broker.committed("g-shared", "shared").values()) == end)
+        mine = first.alerts()
+    assert alerts_per_fault(tmp_path, mine, theirs) == Counter(*[faults for _, faults in thirds[:1]]) + Counter(
+        thirds[1][1] | thirds[2][1]
+    )
+
+
+# ── the source alone ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Reader:
+    """A Kafka source as the worker drives it."""
+
+    def __init__(self, address: str, topic: str, member: str = "n1.k", **more: Any) -> None:
+        from edgectl_agent.sources.kafka import KafkaSource
+
+        settings = {"stream": "@key", "time": "ts", "channels": {"value": "v"}, "group": f"g-{topic}", "session": "3s"}
+        config = KafkaConfig(brokers=(address,), topics=(topic,), **settings | more)
+        self.source = KafkaSource(config, member)
+        self.values: list[float] = []
+        self.streams: list[str] = []
+        self.rejected: Counter[str] = Counter()
+        self.position: Position | None = None
+
+    def __enter__(self) -> Reader:
+        self.source.open(self.position)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+
+    def poll(self, limit: int = 500) -> Chunk:
+        chunk = self.source.poll(limit, 0.1)
+        self.values += chunk.values[:, 0].tolist()
+        self.streams += chunk.streams
+        self.rejected.update(chunk.rejected)
+        self.position = chunk.position
+        return chunk
+
+    def until(self, done: Callable[[], object], limit: int = 500) -> None:
+        deadline = time.monotonic() + START_S
+        while not done():
+            assert time.monotonic() < deadline, (self.source.trouble, self.rejected, len(self.values))
+            self.poll(limit)
+
+
+def numbers(first: int, last: int) -> list[tuple[bytes, bytes]]:
+    return [(b"m", b'{"ts": %d, "v": %d}' % (BEGIN + i, i)) for i in range(first, last)]
+
+
+def test_poison_is_counted_by_reason_and_holds_nothing_up(broker: Broker) -> None:
+    broker.topic("poison", max_message_bytes=4 << 20)
+    good = numbers(0, 3)
+    broker.send(
+        "poison",
+        [
+            good[0],
+            (b"m", None),
+            (b"m", b""),
+            (b"m", b'{"ts": 1, "v": 1' + b" " * (2 << 20)),
+            (b"m", b'{"ts": 1, "v": 1e309}'),
+            (b"m", b'{"ts": "no", "v": 1}'),
+            (b"m", b"[" * 100_000),
+            (b"\xff\xfe", b'{"ts": 1, "v": 1}'),
+            (None, b'{"ts": 1, "v": 1}'),
+            *good[1:],
+        ],
+    )
+    with Reader(broker.address, "poison") as reader:
+        reader.until(lambda: len(reader.values) == 3)
+    assert (reader.values, reader.streams) == ([0, 1, 2], ["m"] * 3)
+    assert reader.rejected == {
+        "tombstone": 1, "empty": 1, "too-long": 1, "not-finite": 1, "bad-time": 1, "unparsable": 1, "bad-stream": 2
+    }  # fmt: skip
+
+
+def test_csv_messages_are_read_by_their_columns(broker: Broker) -> None:
+    broker.topic("csv")
+    broker.send("csv", [(None, b"%d,m%d,%d\r\n" % (BEGIN, i, i)) for i in range(3)] + [(None, b"1,2")])
+    reader = Reader(broker.address, "csv", stream="machine", format="csv", columns=("ts", "machine", "v"))
+    with reader:
+        reader.until(lambda: reader.rejected)
+    assert (reader.values, reader.streams, reader.rejected) == ([0, 1, 2], ["m0", "m1", "m2"], {"columns": 1})
+
+
+def test_what_was_deleted_before_it_was_read_is_counted_and_the_rest_is_read(broker: Broker) -> None:
+    broker.topic("short")
+    broker.send("short", numbers(0, 100))
+    with Reader(broker.address, "short") as reader:
+        reader.until(lambda: len(reader.values) == 10, limit=1)
+    assert reader.position is not None
+    assert reader.position["short:0"] == 10
+    broker.delete_before("short", 0, 70)
+    with reader:
+        reader.until(lambda: len(reader.values) == 40)
+        assert reader.values[10:] == list(range(70, 100))
+        assert reader.rejected == {"deleted-upstream": 60}
+        reader.source.covered(reader.position)
+        reader.until(lambda: broker.committed("g-short", "short") == {0: 100})
+
+
+def test_only_what_is_covered_is_committed(broker: Broker) -> None:
+    broker.topic("slow")
+    broker.send("slow", numbers(0, 100))
+    with Reader(broker.address, "slow") as reader:
+        reader.until(lambda: len(reader.values) == 30, limit=1)
+        position = reader.position
+        assert position is not None
+        reader.until(lambda: len(reader.values) == 100)
+        assert broker.committed("g-slow", "slow") == {}
+        reader.source.covered(position)
+        reader.until(lambda: broker.committed("g-slow", "slow"))
+    assert broker.committed("g-slow", "slow") == {0: 30}
+    with Reader(broker.address, "slow", "n2.k") as other:  # a node without state takes the group's word
+        other.source.on_arrival = lambda: None
+        other.until(lambda: len(other.values) == 70)
+    assert other.values == list(range(30, 100))
+
+
+def test_a_slow_worker_bounds_what_is_fetched_and_misses_nothing(broker: Broker) -> None:
+    broker.topic("big")
+    padding = b'"' + b"x" * 4000 + b'"'
+    messages = [(b"m", b'{"ts": %d, "v": %d, "pad": %s}' % (BEGIN + i, i, padding)) for i in range(2000)]
+    broker.send("big", messages)
+    with Reader(broker.address, "big", buffer="2M") as reader:
+        reader.until(lambda: len(reader.values) == 10, limit=1)
+        time.sleep(1.0)  # several turns of the member with a full inbox: it pauses
+        held = reader.source._inbox.bytes
+        reader.until(lambda: len(reader.values) == 2000)
+    assert reader.values == list(range(2000))
+    assert 500_000 < held < 3_000_000
+
+
+def test_a_broker_that_is_not_there_is_said_and_waited_for(broker: Broker) -> None:
+    broker.topic("late")
+    broker.kill()
+    with Reader(broker.address, "late") as reader:
+        reader.until(lambda: reader.source.trouble)
+        assert f"no broker of {broker.address} takes this node in" in reader.source.trouble
+        assert "Connection refused" in reader.source.trouble
+        broker.start()
+        broker.send("late", numbers(0, 5))
+        reader.until(lambda: len(reader.values) == 5 and not reader.source.trouble)
+
+
+def test_a_password_over_tls_opens_the_door_and_a_wrong_one_is_said(tmp_path: Path, broker: Broker) -> None:
+    from edgectl_agent.config import ClientTls
+
+    broker.topic("secret")
+    broker.send("secret", numbers(0, 5))
+    secret = tmp_path / "password"
+    secret.write_text(PASSWORD + "\n")
+    tls = ClientTls(ca_file=str(broker.folder / "ca.crt"))
+    sasl = Sasl(user=USER, password_file=str(secret), mechanism="PLAIN")
+    with Reader(broker.secure, "secret", tls=tls, sasl=sasl) as reader:
+        reader.until(lambda: len(reader.values) == 5)
+    secret.write_text("guess\n")
+    with Reader(broker.secure, "secret", tls=tls, sasl=sasl) as refused:
+        refused.until(lambda: "uthentication failed" in refused.source.trouble)
+    assert refused.values == []
+    secret.unlink()
+    with pytest.raises(SourceError, match="password cannot be read: No such file or directory"), refused:
+        pass
+
+
+def test_a_second_agent_of_the_same_name_puts_the_first_one_out_in_one_sentence(broker: Broker) -> None:
+    broker.topic("twins")
+    with Reader(broker.address, "twins") as first:
+        first.until(lambda: not first.source.waiting)
+        with Reader(broker.address, "twins") as second:
+            second.until(lambda: not second.source.waiting)
+            with pytest.raises(SourceError, match="two agents have the same node name and source"):
+                first.until(lambda: False)
+            second.poll()
+
+
+def test_a_topic_that_is_missing_is_said_until_it_is_there(broker: Broker) -> None:
+    with Reader(broker.address, "absent") as reader:
+        reader.until(lambda: "absent" in reader.source.trouble)
