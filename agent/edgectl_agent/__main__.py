@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import secrets
@@ -121,6 +122,7 @@ def _csr(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    gc.disable()  # imports leave little to find, and every look at all that is there takes longer
     config, sha256 = configs.load(arguments.config)
 
     from edgectl_agent import logs
@@ -158,6 +160,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if links:
             links.start()
         manager.say("READY=1", f"STATUS={runtime.headline()}")
+        gc.freeze()  # what is here now stays: a verifying child need not copy it, nor a collection look at it
+        gc.enable()
         runtime.run()
     finally:
         if links:

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from edgectl_agent import actions, sources
+from edgectl_agent import __version__, actions, sources
 from edgectl_agent.changes import Changes
 from edgectl_agent.config import Config
 from edgectl_agent.core.errors import StorageError
@@ -294,13 +294,15 @@ class Runtime:
         return self.changes.update()
 
     def have(self) -> dict[str, Any]:
-        """What an operator need not send again: undamaged bundles in the slots, and the newest trusted root."""
+        """What an operator need not send again: undamaged bundles in the slots, and the newest trusted root; and
+        whether this agent is one that he can update: its version."""
         held = [self.slots.active(recipe) for recipe in self.slots.recipes()]
         held += [self.slots.other(recipe) for recipe in self.slots.recipes()]
         trust = self.updater.trust()
         return {
             "bundles": sorted({slot.digest for slot in held if slot and not slot.damage()}),
             "root": trust.root if trust else 0,
+            "agent": __version__,
         }
 
     def publish(self) -> None:

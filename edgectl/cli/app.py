@@ -7,6 +7,7 @@ errors into one sentence and an exit code (`edgectl help exit-codes`).
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -45,6 +46,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "completion": ("edgectl.cli.help:completion", "Print the completion script for a shell."),
     "help": ("edgectl.cli.help:app", "Explain exit codes and fleet.yaml."),
 }
+
+
+_FEW_COLLECTIONS = (50_000, 20, 20)
+"""A command makes little garbage and imports much: looking for cycles as often as by default is a tenth of its work."""
 
 
 class LazyGroup(TyperGroup):
@@ -140,6 +145,7 @@ def edgectl(
 def main(args: list[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
     args = sys.argv[1:] if args is None else args
+    gc.set_threshold(*_FEW_COLLECTIONS)
     try:
         code = get_command(app).main(args, prog_name="edgectl", standalone_mode=False)
     except PipeClosed:
@@ -157,6 +163,7 @@ def main(args: list[str] | None = None) -> None:
     except Exception as e:
         code = _crash(e, args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was asked for is done: the interpreter may tidy up in peace
+    gc.freeze()  # and need not look through all that a process which ends leaves behind: that took 0.2 s
     sys.exit(code if isinstance(code, int) else 0)
 
 

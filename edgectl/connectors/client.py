@@ -23,6 +23,7 @@ ANSWER_S = 10.0
 
 class _Have(msgspec.Struct, frozen=True):
     bundles: tuple[str, ...] = ()
+    agent: str = ""
 
 
 msgspec.json.Decoder(_Have)  # its table must not be built in two threads at once (see edgectl_agent.core.messages)
@@ -58,7 +59,9 @@ class NodeClient:
 
     def have(self) -> frozenset[str]:
         """Digests of the bundles that the node has already."""
-        return frozenset(self._decode(self._connector.request("GET", "/v1/have"), _Have).bundles)
+        found = self._decode(self._connector.request("GET", "/v1/have"), _Have)
+        self._agent = self._agent or found.agent  # an older agent does not say
+        return frozenset(found.bundles)
 
     def push(self, files: Mapping[str, bytes | Path]) -> None:
         """Put a slice of the repository into the node's spool; `update` makes the node look at it."""

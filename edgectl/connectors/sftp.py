@@ -96,7 +96,7 @@ def _fill(sftp: Any, temporary: str, upload: Upload, mode: int) -> int:
     if there > upload.size:
         sftp.remove(temporary)
         there = 0
-    with upload.open() as source, _opened(sftp, temporary) as file:
+    with upload.open() as source, _opened(sftp, temporary, new=upload.size <= LARGE) as file:
         source.seek(there)
         file.seek(there)
         file.set_pipelined(True)  # does not wait for each chunk's answer; `close` collects them all
@@ -114,8 +114,10 @@ def _fill(sftp: Any, temporary: str, upload: Upload, mode: int) -> int:
     return there
 
 
-def _opened(sftp: Any, temporary: str) -> Any:
+def _opened(sftp: Any, temporary: str, new: bool) -> Any:
     """The file, made if need be, and never cut short: another upload of the same content may be writing it."""
+    if new:
+        return sftp.open(temporary, "wx")
     with suppress(FileNotFoundError):
         return sftp.open(temporary, "r+")
     try:
