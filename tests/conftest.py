@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import kafka, lab, postgresql, sshd
+from tests.support import kafka, lab, mosquitto, postgresql, sshd
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +43,7 @@ MISSING: dict[str, Callable[[], str | None]] = {
     "dash": lambda: None if shutil.which("dash") else "needs dash",
     "index": functools.cache(lambda: None if _index_answers() else "needs a package index that pip reaches"),
     "lab": lab.missing,
+    "mosquitto": mosquitto.missing,
     "postgresql": postgresql.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",
     "sshd": sshd.missing,

@@ -20,6 +20,7 @@ import msgspec
 from edgectl_agent import yamlfile
 from edgectl_agent.core.errors import ConfigError
 from edgectl_agent.core.messages import Name, Severity
+from edgectl_agent.core.topics import filter_problem, level_of
 from edgectl_agent.core.units import duration_ns, size_bytes
 
 Format = Literal["jsonl", "csv"]
@@ -135,7 +136,51 @@ class KafkaConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="kafk
     """How long this node may be silent before the group gives its partitions to others."""
 
 
-SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig
+class MqttConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="mqtt"):
+    """Subscribe to topics of an MQTT broker. ``stream: topic.1`` takes a level of the topic, counted from 0, and
+    ``stream: topic`` all of it."""
+
+    url: str
+    """``mqtt://HOST[:1883]``, or ``mqtts://HOST[:8883]`` for TLS."""
+    topic: Column | Annotated[tuple[Column, ...], msgspec.Meta(min_length=1)]
+    """One or several, with wildcards; ``$share/GROUP/…`` shares the messages with others."""
+    protocol: Literal["3.1.1", "5"] = "5"
+    format: Literal["json", "csv"] = "json"
+    columns: tuple[Column, ...] = ()
+    """Of ``csv``: what the cells of a line are, in order."""
+    live: bool = True
+    """Event times are the present: a reading from the future is refused. ``false`` for simulated time."""
+    user: str = ""
+    password_file: str = ""
+    """Its first line."""
+    tls: ClientTls = ClientTls()
+    client_id: str = ""
+    """Default: node and source, ``lyon-pi-0417.press``. The broker keeps the session under it."""
+    session: str = "7d"
+    """How long the broker keeps what comes while the agent is away; in 3.1.1 the broker decides."""
+    receive_maximum: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 2000
+    """Messages that may be on their way or not yet in a snapshot."""
+    buffer: str = "16M"
+    """Memory for messages that wait to be scored."""
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        return (self.topic,) if isinstance(self.topic, str) else self.topic
+
+    @property
+    def secure(self) -> bool:
+        return urlsplit(self.url).scheme == "mqtts"
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or (8883 if self.secure else 1883)
+
+
+SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig | MqttConfig
 
 
 class LogAction(_Strict, frozen=True, kw_only=True, tag_field="type", tag="log"):
@@ -324,6 +369,8 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
     """(key, text, how to read it, least allowed) of every duration and size in the file."""
     hosts = [(n, s) for n, s in config.sources.items() if isinstance(s, HostMetricsConfig)]
     kafkas = [(n, s) for n, s in config.sources.items() if isinstance(s, KafkaConfig)]
+
+    mqtts = [(n, s) for n, s in config.sources.items() if isinstance(s, MqttConfig)]
     return [
         ("limits.memory", config.limits.memory, size_bytes, "64M"),
         ("limits.outbox", config.limits.outbox, size_bytes, "64k"),
@@ -336,6 +383,8 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         *((f"sources.{name}.every", host.every, duration_ns, "100ms") for name, host in hosts),
         *((f"sources.{name}.buffer", kafka.buffer, size_bytes, "2M") for name, kafka in kafkas),
         *((f"sources.{name}.session", kafka.session, duration_ns, "1s") for name, kafka in kafkas),
+        *((f"sources.{name}.buffer", mqtt.buffer, size_bytes, "2M") for name, mqtt in mqtts),
+        *((f"sources.{name}.session", mqtt.session, duration_ns, "1m") for name, mqtt in mqtts),
     ]
 
 
@@ -365,6 +414,9 @@ def _check_source(key: str, source: SourceConfig) -> None:
     _check_columns(key, source)
     if isinstance(source, KafkaConfig):
         _check_kafka(key, source)
+
+    if isinstance(source, MqttConfig):
+        _check_mqtt(key, source)
     try:
         ZoneInfo(source.zone)
     except (KeyError, ValueError, OSError):
@@ -384,20 +436,57 @@ def _check_kafka(key: str, source: KafkaConfig) -> None:
     for i, broker in enumerate(source.brokers):
         if not 0 < split_address(broker)[1] <= 65535:
             raise ConfigError(f"{key}.brokers[{i}]: expected a port from 1 to 65535, found {broker!r}")
-    wanted = [source.time, *source.channels.values(), *source.categories.values()]
-    wanted += [] if source.stream.startswith("=") or source.stream == "@key" else [source.stream]
-    if source.format == "csv":
-        unknown = [column for column in wanted if column not in source.columns]
-        if unknown:
-            known = ", ".join(source.columns) or "none"
-            raise ConfigError(f"{key}.columns: expected one that is called {unknown[0]!r}, found: {known}")
-    elif source.columns:
-        raise ConfigError(f"{key}.columns: expected only with format: csv")
-    if source.tls is not None and bool(source.tls.cert) != bool(source.tls.key):
-        raise ConfigError(f"{key}.tls: expected cert and key together, or neither")
+    _check_broker(key, source)
     exposed = next((broker for broker in source.brokers if not is_loopback(broker)), None)
     if source.sasl and source.sasl.mechanism == "PLAIN" and source.tls is None and exposed:
         raise ConfigError(f"{key}.sasl: PLAIN would send the password to {exposed} in the clear: expected tls as well")
+
+
+def _check_mqtt(key: str, source: MqttConfig) -> None:
+    try:
+        parts = urlsplit(source.url)
+        known = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ConfigError(f"{key}.url: expected a URL such as mqtts://broker.acme.example:8883, found {source.url!r}")
+    if parts.username or parts.password:
+        raise ConfigError(f"{key}.url: expected no user or password in it: they go to user and password_file")
+    for topic in source.filters:
+        if problem := filter_problem(topic):
+            raise ConfigError(f"{key}.topic: {problem}, found {topic!r}")
+    if len(set(source.filters)) != len(source.filters):
+        raise ConfigError(f"{key}.topic: a topic is named twice")
+    if bool(source.user) < bool(source.password_file):
+        raise ConfigError(f"{key}.password_file: expected user as well")
+    if source.password_file and not source.secure and not _loopback(parts.hostname or ""):
+        raise ConfigError(
+            f"{key}.url: expected mqtts (mqtt on loopback only), found {source.url!r}: it takes a password"
+        )
+    if not source.secure and source.tls != ClientTls():
+        raise ConfigError(f"{key}.tls: expected a url with mqtts, found {source.url!r}")
+    _check_broker(key, source)
+
+
+def _check_broker(key: str, source: KafkaConfig | MqttConfig) -> None:
+    """What every source has whose messages come from a broker."""
+    wanted = [source.time, *source.channels.values(), *source.categories.values()]
+    wanted += [] if _from_outside(source) else [source.stream]
+    unknown = [column for column in wanted if column not in source.columns]
+    if source.format == "csv" and unknown:
+        known = ", ".join(source.columns) or "none"
+        raise ConfigError(f"{key}.columns: expected one that is called {unknown[0]!r}, found: {known}")
+    if source.format != "csv" and source.columns:
+        raise ConfigError(f"{key}.columns: expected only with format: csv")
+    if source.tls is not None and bool(source.tls.cert) != bool(source.tls.key):
+        raise ConfigError(f"{key}.tls: expected cert and key together, or neither")
+
+
+def _from_outside(source: Fields) -> bool:
+    """Whether the stream is not in the record."""
+    if isinstance(source, KafkaConfig) and source.stream == "@key":
+        return True
+    return source.stream.startswith("=") or (isinstance(source, MqttConfig) and level_of(source.stream) is not None)
 
 
 def split_address(listen: str) -> tuple[str, int]:
@@ -408,7 +497,10 @@ def split_address(listen: str) -> tuple[str, int]:
 
 def is_loopback(listen: str) -> bool:
     """Whether only this machine can connect to it."""
-    host, _ = split_address(listen)
+    return _loopback(split_address(listen)[0])
+
+
+def _loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -426,11 +518,10 @@ def _check_columns(key: str, source: Fields) -> None:
     """Each column is one thing: a time is no channel, and a JSON path does not lead through a number."""
     if source.stream == "=":
         raise ConfigError(f"{key}.stream: '=' names no stream, expected a column or =name")
-    csv = isinstance(source, Mapping | KafkaConfig) and source.format == "csv"
+    csv = isinstance(source, Mapping | KafkaConfig | MqttConfig) and source.format == "csv"
     if not source.channels and not source.categories:
         raise ConfigError(f"{key}: expected at least one of channels and categories, found none")
-    outside = source.stream.startswith("=") or (isinstance(source, KafkaConfig) and source.stream == "@key")
-    columns = [source.time, *([] if outside else [source.stream])]
+    columns = [source.time, *([] if _from_outside(source) else [source.stream])]
     columns += [*source.channels.values(), *source.categories.values()]
     for column in columns:
         if columns.count(column) > 1:

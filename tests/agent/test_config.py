@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from edgectl_agent import config as configs
-from edgectl_agent.config import HostMetricsConfig, ReplayConfig, TailConfig, wants
+from edgectl_agent.config import HostMetricsConfig, MqttConfig, ReplayConfig, TailConfig, wants
 from edgectl_agent.core.errors import ConfigError
 
 GOOD = """
@@ -62,7 +62,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         (
             "type: tail",
             "type: fax",
-            "sources.press.type: expected one of tail, replay, host-metrics, http, kafka, found 'fax'",
+            "sources.press.type: expected one of tail, replay, host-metrics, http, kafka, mqtt, found 'fax'",
         ),
         ("from: end", "from: middle", "sources.press.from: expected one of end, start, found 'middle'"),
         ("speed: max", "speed: fast", "sources.past.speed: expected a factor above 0 or max, found 'fast'"),
@@ -108,6 +108,59 @@ def test_a_wrong_key_is_named(tmp_path: Path, old: str, new: str, message: str) 
         load(tmp_path, GOOD.replace(old, new))
     assert str(caught.value).startswith(f"{tmp_path / 'agent.yaml'}:")
     assert message in str(caught.value)
+
+
+MQTT = """
+version: 1
+node: n
+data_dir: d
+sources:
+  m: {type: mqtt, url: "mqtts://broker.acme.example", topic: plant/+/vib, stream: topic.1, time: ts, channels: {v: v.x}}
+"""
+
+
+def test_a_broker_is_found_by_its_url(tmp_path: Path) -> None:
+    found = load(tmp_path, MQTT).sources["m"]
+    assert isinstance(found, MqttConfig)
+    assert (found.host, found.port, found.secure, found.filters) == (
+        "broker.acme.example", 8883, True, ("plant/+/vib",),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "mqtts://broker.acme.example",
+            "broker:1883",
+            "url: expected a URL such as mqtts://broker.acme.example:8883, found",
+        ),
+        ("mqtts://broker", "mqtts://me:secret@broker", "url: expected no user or password in it: they go to user and"),
+        ("plant/+/vib", "plant/v+/vib", "topic: expected + only as a whole level, found 'plant/v+/vib'"),
+        ("plant/+/vib", "[a, a]", "topic: a topic is named twice"),
+        ("plant/+/vib", "[]", "topic: expected"),
+        ("time: ts", "time: ts, password_file: /p", "password_file: expected user as well"),
+        ("time: ts", "time: ts, tls: {cert: /c}", "tls: expected cert and key together, or neither"),
+        ("time: ts", "time: ts, protocol: 4", "protocol: expected"),
+        ("time: ts", "time: ts, receive_maximum: 0", "receive_maximum: expected"),
+        ("time: ts", "time: ts, buffer: 1k", "buffer: expected at least 2M, found '1k'"),
+        ("time: ts", "time: ts, session: 1s", "session: expected at least 1m, found '1s'"),
+        ("time: ts", "time: ts, columns: [a]", "columns: expected only with format: csv"),
+        (
+            "time: ts",
+            "time: ts, format: csv, columns: [v.x, t]",
+            "columns: expected one that is called 'ts', found: v.x, t",
+        ),
+        ("mqtts:", "mqtt:", "url: expected mqtts (mqtt on loopback only), found"),
+    ],
+)
+def test_a_wrong_key_of_a_broker_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = MQTT.replace(old, new)
+    if new == "mqtt:":
+        text = text.replace("time: ts", "time: ts, user: u, password_file: /p")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert f"sources.m.{message}" in str(caught.value)
 
 
 def test_an_action_hears_every_state_of_its_severity(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from edgectl_agent.config import SourceConfig
@@ -35,14 +36,29 @@ def _http(config: Any, node: str, name: str) -> Source:
 
 
 def _kafka(config: Any, node: str, name: str) -> Source:
-    try:
+    with _library(name, "kafka", "confluent_kafka"):
         from edgectl_agent.sources.kafka import KafkaSource
-    except ModuleNotFoundError as e:
-        raise ConfigError(
-            f"sources.{name}: type kafka needs {e.name}, which is not installed",
-            hint="pip install 'edgectl-agent[kafka]'",
-        ) from e
     return KafkaSource(config, f"{node}.{name}")
+
+
+def _mqtt(config: Any, node: str, name: str) -> Source:
+    with _library(name, "mqtt", "paho"):
+        from edgectl_agent.sources.mqtt import MqttSource
+    return MqttSource(config, node, name)
+
+
+@contextmanager
+def _library(name: str, extra: str, module: str) -> Iterator[None]:
+    """Around the import of a source that needs an optional library. Raises `ConfigError` where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if (e.name or "").partition(".")[0] != module:
+            raise
+        raise ConfigError(
+            f"sources.{name}: type {extra} needs {module}, which is not installed",
+            hint=f"pip install 'edgectl-agent[{extra}]'",
+        ) from e
 
 
 SOURCES: dict[str, Callable[[Any, str, str], Source]] = {
@@ -51,6 +67,7 @@ SOURCES: dict[str, Callable[[Any, str, str], Source]] = {
     "host-metrics": _host_metrics,
     "http": _http,
     "kafka": _kafka,
+    "mqtt": _mqtt,
 }
 
 

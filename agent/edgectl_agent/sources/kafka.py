@@ -8,8 +8,6 @@ decoder, and ``tombstone`` (no value), ``empty``, ``too-long`` (more than `MAX_L
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,11 +21,12 @@ from edgectl_agent.config import KafkaConfig
 from edgectl_agent.core import offsets
 from edgectl_agent.core.units import size_bytes
 from edgectl_agent.sources.cells import stream_name
-from edgectl_agent.sources.decode import MAX_LINE_BYTES, CsvDecoder, Decoder, JsonDecoder, Records
+from edgectl_agent.sources.decode import MAX_LINE_BYTES, Records
 from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
 from edgectl_agent.sources.kafka_inbox import Inbox
 from edgectl_agent.sources.kafka_member import Member
 from edgectl_agent.sources.kafka_settings import settings
+from edgectl_agent.sources.payloads import decoder
 
 _CLOSE_S = 10.0
 
@@ -46,7 +45,7 @@ class KafkaSource(Source):
         self.live = config.live
         self._config, self._name, self._clock = config, member, clock
         self._by_key = config.stream == "@key"
-        self._decoder = _decoder(msgspec.structs.replace(config, stream="=key") if self._by_key else config)
+        self._decoder = decoder(msgspec.structs.replace(config, stream="=key") if self._by_key else config)
         self._inbox = Inbox(1, {})
         self._member: Member | None = None
 
@@ -121,11 +120,3 @@ def _name(key: bytes | None) -> str:
         return stream_name((key or b"").decode())
     except UnicodeDecodeError:
         return ""
-
-
-def _decoder(config: KafkaConfig) -> Decoder:
-    if config.format == "json":
-        return JsonDecoder(config)
-    header = io.StringIO()
-    csv.writer(header).writerow(config.columns)
-    return CsvDecoder(config, header.getvalue().encode(), "columns")

@@ -1,0 +1,167 @@
+"""Between paho and the network: few system calls per packet, and no packet that fills the memory.
+
+paho reads a packet byte by byte off the socket and then keeps all of it, up to 256 MB. Here bytes are read in blocks,
+and of a message that is too large only its head and `limit` bytes of payload are handed on: enough to see that it is
+too large, to count it and to acknowledge it.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Protocol
+
+_BLOCK = 64 * 1024
+_PUBLISH = 0x30
+_LONGEST_HEAD = 2 + 65_535 + 2 + 4
+"""A PUBLISH packet's topic, identifier and length of properties."""
+_MOST_PROPERTIES = 64 * 1024
+
+
+class Malformed(ValueError):
+    """The bytes are not MQTT."""
+
+
+class Socket(Protocol):
+    """What is used of a connected, non-blocking socket, plain or TLS."""
+
+    def recv(self, size: int, /) -> bytes: ...
+    def send(self, data: bytes | bytearray, /) -> int: ...
+    def close(self) -> None: ...
+    def fileno(self) -> int: ...
+    def setblocking(self, on: bool, /) -> None: ...
+    def settimeout(self, seconds: float, /) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
+
+
+class Trimmer:
+    """Bytes of an MQTT stream in, the same bytes out, except for payloads (and properties) that are too large.
+
+    Law: the outcome does not depend on how the bytes are cut into calls, and every packet of at most `limit` bytes
+    comes out as it went in.
+    """
+
+    def __init__(self, limit: int, version5: bool) -> None:
+        self._limit, self._version5 = limit, version5
+        self._raw = bytearray()
+        self._plan: deque[tuple[bool, int]] = deque()
+        """What becomes of the next bytes: whether they are handed on, and how many."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises `Malformed`."""
+        self._raw += data
+        out = bytearray()
+        while self._raw and (self._plan or self._begin(out)):
+            keep, left = self._plan.popleft()
+            if keep:
+                out += self._raw[:left]
+            if left > len(self._raw):
+                self._plan.appendleft((keep, left - len(self._raw)))
+            del self._raw[:left]
+        return bytes(out)
+
+    def _begin(self, out: bytearray) -> bool:
+        """Decide about the next packet. False while too little of it is there."""
+        raw, length = self._raw, _number(self._raw, 1)
+        if length is None:
+            return False
+        size, start = length
+        if raw[0] & 0xF0 != _PUBLISH or size <= self._limit:
+            self._plan.append((True, start + size))
+            return True
+        if len(raw) < start + min(size, _LONGEST_HEAD):
+            return False
+        head = start + 2 + int.from_bytes(raw[start : start + 2]) + (2 if raw[0] & 0x06 else 0)
+        length = _number(raw, head) if self._version5 else (0, head)
+        if length is None:
+            raise Malformed("a message ends in its head")
+        properties, end = length[0], length[0] + length[1]
+        if end > start + size:
+            raise Malformed("a message is shorter than its head")
+        fit = properties <= _MOST_PROPERTIES
+        payload = start + size - end
+        kept = min(payload, self._limit)
+        new = head - start + (end - head if fit else 1) + kept
+        out += raw[:1] + _varint(new) + raw[start:head] + (b"" if fit else b"\0")
+        self._plan += (False, head), (fit, end - head), (True, kept), (False, payload - kept)
+        return True
+
+
+class Buffered:
+    """A socket of which `recv` takes bytes out of blocks that went through a `Trimmer`."""
+
+    def __init__(self, connection: Socket, trimmer: Trimmer) -> None:
+        self._socket, self._trimmer = connection, trimmer
+        self._block = memoryview(b"")
+        self._ended = False
+        self.linger_s = 0.0
+        """How long `close` waits for the other side to have read everything."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `recv` has something without looking at the network."""
+        return len(self._block) > 0 or self._ended
+
+    def fill(self) -> bool:
+        """Read a block, without waiting. False if there is none now. Raises `OSError`, `Malformed`."""
+        try:
+            data = self._socket.recv(_BLOCK)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        self._ended = not data
+        self._block = memoryview(self._trimmer.feed(data))
+        return True
+
+    def recv(self, size: int) -> bytes:
+        if not self._block:
+            if self._ended:
+                return b""
+            raise BlockingIOError
+        found = bytes(self._block[:size])
+        self._block = self._block[size:]
+        return found
+
+    def send(self, data: bytes | bytearray) -> int:
+        return self._socket.send(data)
+
+    def close(self) -> None:
+        """Closing over bytes that nobody has read would discard what we sent last: the other side closes first."""
+        deadline = time.monotonic() + self.linger_s
+        with suppress(OSError):
+            if self.linger_s:
+                self._socket.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(_BLOCK):
+                    break
+        self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def setblocking(self, on: bool) -> None:
+        self._socket.setblocking(on)
+
+
+def _number(raw: bytearray, at: int) -> tuple[int, int] | None:
+    """(a variable byte integer, where it ends); None while it is not whole. Raises `Malformed`."""
+    value = 0
+    for i, byte in enumerate(raw[at : at + 4]):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return value, at + i + 1
+    if len(raw) >= at + 4:
+        raise Malformed("a length of more than four bytes")
+    return None
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while True:
+        value, low = divmod(value, 128)
+        out.append(low | (0x80 if value else 0))
+        if not value:
+            return bytes(out)
