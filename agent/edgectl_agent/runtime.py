@@ -95,6 +95,7 @@ class Runtime:
         self._wake, self._stopping = threading.Event(), threading.Event()
         for feed in self._feeds.values():
             feed.source.on_arrival = self._wake.set
+        self._idle_s = min(config.idle_s, _PUBLISH_IDLE_S)
         self._snapshot_at_s = self._publish_at_s = self._flush_at_s = -math.inf
         self._closed = self._moved = self._news = False
         self._snapshot_failure = ""
@@ -124,7 +125,7 @@ class Runtime:
             self._run_tasks()
             self.on_turn()
             if not busy:
-                self._wake.wait(min(self._config.idle_s, _PUBLISH_IDLE_S))
+                self._wake.wait(self._idle_s)
                 self._wake.clear()
         self._empty()
         self._flush(force=True)
@@ -276,7 +277,7 @@ class Runtime:
 
     def _run_tasks(self) -> None:
         with suppress(queue.Empty):
-            while True:
+            while not self._tasks.empty():
                 self._tasks.get_nowait()()
 
     def report(self) -> Report:

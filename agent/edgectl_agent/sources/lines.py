@@ -53,6 +53,11 @@ class LineReader:
         """The offset up to which the file was read."""
         return self._seen
 
+    @property
+    def ready(self) -> bool:
+        """Whether lines, or the news of one that was too long, wait for the next `read`."""
+        return bool(self._ready or self._too_long)
+
     def read(self, limit: int) -> Lines:
         """At most `limit` lines; none when no further line is complete yet. Raises OSError."""
         while not self._ready and self._fill():
