@@ -13,8 +13,9 @@ import httpcore
 
 from edgectl.connectors.ssh_link import Link, LinkError
 
-KEPT_S = 60.0
-"""An unused channel is closed after so long."""
+KEPT_S = 4.0
+"""An unused channel is closed after so long: the agent closes it after 5 s, and a call sent just then has no answer."""
+OPEN_S = 60.0
 
 
 class Tunnel:
@@ -60,7 +61,7 @@ class _Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         del local_address, socket_options
         try:
-            return _Stream(self._link.open(host, port, timeout or KEPT_S))
+            return _Stream(self._link.open(host, port, timeout or OPEN_S))
         except (ConnectionError, LinkError) as e:
             raise httpcore.ConnectError(str(e)) from e
 
