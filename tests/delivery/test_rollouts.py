@@ -218,9 +218,8 @@ def test_nodes_that_took_it_in_silence_end_the_rollout_when_it_is_asked_for_agai
         return deploy.unproven(kind, "press", dict.fromkeys(names, ""), world.store, version, sha256)
 
     assert unproven() == "r-2"
-    assert [unproven(NAMES[1:]), unproven(version="1"), unproven(sha256="0" * 64), unproven(kind="rollback")] == [
-        ""
-    ] * 4
+    others = (unproven(NAMES[1:]), unproven(version="1"), unproven(sha256="0" * 64), unproven(kind="rollback"))
+    assert not any(others)
     assert deploy.resume("r-2", world.tools())[1].resume().state == "done"
     assert unproven() == ""
 
