@@ -175,7 +175,7 @@ class HttpConnector(Connector):
             self._machine.request("GET", "/v1/live", timeout_s=CONNECT_S)
 
     def _unreachable(self, why: str) -> NodeUnreachable:
-        return NodeUnreachable(f"node {self.name}: {why}")
+        return NodeUnreachable(f"node {self.name}: {why}", hint=f"edgectl nodes why {self.name} --ask")
 
 
 def plain() -> Wire:

@@ -16,6 +16,8 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 REVOKED = "@revoked"
+ANOTHER_KEY = "give the machine another host key; or delete that line, if nobody else can have this one"
+"""What to do about a host that shows a revoked key."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,14 +53,14 @@ class LinkError(Exception):
 
 
 class Untrusted(LinkError):
-    """A host key that is not the pinned one. `changed`: another is pinned, or this one is revoked."""
+    """A host key that is not the pinned one. `changed`: another is pinned, or this one is revoked; that has a hint."""
 
-    def __init__(self, sentence: str, changed: bool) -> None:
-        super().__init__(sentence)
+    def __init__(self, sentence: str, changed: bool, hint: str = "") -> None:
+        super().__init__(sentence, hint)
         self.changed = changed
 
     def of_jump_host(self, hop: Hop) -> Untrusted:
-        return Untrusted(f"jump host {hop.host}: {self}", self.changed)
+        return Untrusted(f"jump host {hop.host}: {self}", self.changed, self.hint)
 
 
 class Link:
@@ -270,7 +270,9 @@ def _channel(hop: Hop, beneath: Link) -> paramiko.Channel:
     try:
         return beneath.open(hop.host, hop.port, hop.timeout_s)
     except ConnectionError as e:
-        raise LinkError(f"{hop.place} cannot be reached from jump host {beneath.hop.place}: {e}") from e
+        forbids = isinstance(e, ConnectionAbortedError)
+        hint = "allow it in the jump host's sshd_config, or name another: connect.jump" if forbids else "is it up?"
+        raise LinkError(f"{hop.place} cannot be reached from jump host {beneath.hop.place}: {e}", hint) from e
 
 
 def _no_ssh(hop: Hop, e: BaseException) -> str:
@@ -292,7 +294,8 @@ def _trust(hop: Hop, files: Pins, transport: paramiko.Transport) -> None:
     if verdict.answer == "unknown":
         raise Untrusted(f"the host key of {hop.place} is not pinned; it shows {found}", changed=False)
     if verdict.answer == "revoked":
-        raise Untrusted(f"{hop.place} shows {found}, which {verdict.pinned[0].where} revokes", changed=True)
+        where = verdict.pinned[0].where
+        raise Untrusted(f"{hop.place} shows {found}, which {where} revokes", changed=True, hint=known_hosts.ANOTHER_KEY)
     if verdict.answer == "changed":
         first = next((e for e in verdict.pinned if e.kind == key.get_name()), verdict.pinned[0])
         expected = f"{first.kind} {first.fingerprint} ({first.where})"
@@ -316,9 +319,9 @@ def _authenticate(hop: Hop, transport: paramiko.Transport, passphrase: Passphras
                 )
     refused = f"{hop.who} accepts none of the keys offered ({', '.join(tried)})" if tried else ""
     nothing = "" if refused or unusable else f"there is no key to offer to {hop.who}"
-    raise LinkError(
-        "; ".join(part for part in (refused, nothing, *unusable) if part), "see connect.user and connect.key"
-    )
+    locked = "set connect.key_passphrase, or hand the key to ssh-agent: ssh-add"
+    hint = locked if unusable and not refused and "is encrypted" in unusable[0] else "see connect.user and connect.key"
+    raise LinkError("; ".join(part for part in (refused, nothing, *unusable) if part), hint)
 
 
 def _accepts(hop: Hop, transport: paramiko.Transport, key: Any) -> bool:

@@ -61,9 +61,9 @@ class Reach:
     def error(self, e: LinkError) -> NodeUnreachable:
         """What broke, as this node's error."""
         if isinstance(e, Untrusted):
-            way = " --replace" if e.changed else ""
-            told = "compare it on the machine's console, then " if e.changed else ""
-            return NodeUntrusted(f"node {self.name}: {e}", hint=f"{told}edgectl nodes pin {self.name}{way}")
+            pin = f"edgectl nodes pin {self.name}"
+            way = f"compare it on the machine's console, then {pin} --replace" if e.changed else pin
+            return NodeUntrusted(f"node {self.name}: {e}", hint=e.hint or way)
         return NodeUnreachable(f"node {self.name}: {e}", hint=e.hint or None, reason="link")
 
     def _open(self, target: Target, beneath: Link | None) -> Link:

@@ -69,8 +69,11 @@ def _unlike(said: ssl.SSLCertVerificationError, place: tuple[str, int]) -> Refus
         names = ", ".join(certificates.names_of(shown)) if shown is not None else "another name"
         return Refusal(f"the certificate of {where} is for {names}", f"look at connect.url; {renew}")
     if life is not None and life.issuer_fleet:
-        return Refusal(f"the certificate of {where} was not issued by this fleet, but by {life.issuer_fleet!r}")
-    return Refusal(f"the certificate of {where} was not issued by this fleet: {said.verify_message}")
+        other = "look at connect.url, or work where that fleet's keys are"
+        return Refusal(f"the certificate of {where} was not issued by this fleet, but by {life.issuer_fleet!r}", other)
+    return Refusal(
+        f"the certificate of {where} was not issued by this fleet: {said.verify_message}", "look at connect.url"
+    )
 
 
 def _shown(place: tuple[str, int]) -> x509.Certificate | None:

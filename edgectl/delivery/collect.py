@@ -33,7 +33,7 @@ Told = Callable[[Alert, int], None]
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
-    """What came from one node; `error` is empty if it answered."""
+    """What came from one node; `error`, with the next step, is empty if it answered."""
 
     node: str
     alerts: int = 0
@@ -62,7 +62,7 @@ def collect(
         except (NodeUnreachable, RemoteRefused) as e:
             if e.reason not in NOT_TRIED:
                 store.nodes.save_failure(name, e.message, clock_ns())
-            return Collected(node=name, error=e.message)
+            return Collected(node=name, error=f"{e.message} → {e.hint}" if e.hint else e.message)
         finally:
             node.close()
 

@@ -80,7 +80,8 @@ def _look(reach: Reach, target: Target, hop: Hop, beneath: Link | None) -> tuple
     verdict = known_hosts.judge(files, hop.names, key)
     if verdict.answer == "revoked":
         where = verdict.pinned[0].where
-        raise NodeUntrusted(f"node {reach.name}: {hop.place} shows a host key that {where} revokes")
+        said = f"node {reach.name}: {hop.place} shows a host key that {where} revokes"
+        raise NodeUntrusted(said, hint=known_hosts.ANOTHER_KEY)
     states = {"unknown": "new", "changed": "changed", "trusted": "known"}
     return HostKey(
         host=hop.place,

@@ -20,11 +20,12 @@ from edgectl_agent.config import Config
 from edgectl_agent.core.messages import Report
 from edgectl_agent.core.units import size_bytes
 
-from edgectl.core.errors import EdgeError, NodeUnreachable, RemoteRefused, StorageError, UsageError
+from edgectl.core.errors import ConfigError, EdgeError, NodeUnreachable, RemoteRefused, StorageError, UsageError
 from edgectl.core.machines import MachineFacts, Needs, check
 from edgectl.delivery.parallel import each
 from edgectl.enrolment import certifying
 from edgectl.fleet import membership
+from edgectl.fleet.overview import age
 from edgectl.inventory.agent_config import Columns
 from edgectl.inventory.doors import certified
 from edgectl.inventory.types import Node
@@ -110,11 +111,16 @@ class Installer:
 
     # ── bootstrap ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def bootstrap(self, node: Node, dry_run: bool = False) -> Installed:
+    def bootstrap(self, node: Node, dry_run: bool = False, heard_s: float | None = None) -> Installed:
         """Install the agent, or complete what was begun; with `dry_run` only say how.
 
+        Args:
+            node: who the machine shall be.
+            dry_run: change nothing.
+            heard_s: how long ago a node of that name reported; None if none does.
+
         Raises:
-            ConfigError: the machine is another node, or fleet.yaml makes no agent.yaml.
+            ConfigError: the machine is another node, the node is another machine, or fleet.yaml makes no agent.yaml.
             TrustError: it belongs to another fleet.
             LockHeld: another operator is at work on it.
             NodeUnreachable, RemoteRefused, StorageError: as `edgectl.machine.setup.Setup.carry_out`.
@@ -124,6 +130,12 @@ class Installer:
         with closing(host):
             facts, now_s = gather(host, layout, index=False)
             _refuse(node, facts, now_s, _BEFORE)
+            if heard_s is not None and not facts.installed.traces:
+                raise ConfigError(
+                    f"node {node.name}: another machine reports under this name, {age(heard_s)} ago, and this one at "
+                    f"{node.connect.host} is new",
+                    hint=f"edgectl nodes replace {node.name} gives it the name, or correct connect.host",
+                )
             wanted = self._wanted(node, layout, facts, _basics(host).login)
             found = setup.look(host, layout, wanted)
             setup.check_owner(wanted, found, layout, lambda other: setup.same_fleet(other, self.root))

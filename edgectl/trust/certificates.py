@@ -121,7 +121,7 @@ def requested_key(pem: bytes, who: str) -> ec.EllipticCurvePublicKey:
         sound = found.is_signature_valid
         key = found.public_key()
     except (ValueError, TypeError) as e:
-        raise TrustError(f"{who}: expected a certificate signing request in PEM, found none: {e}") from e
+        raise TrustError(f"{who}: expected a certificate signing request in PEM, found none") from e
     if not sound:
         raise TrustError(f"{who}: the signing request is not signed by the key that it names")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):

@@ -82,7 +82,8 @@ def test_pinning_needs_somebody_who_compares(site: Site) -> None:
     site.add()
     said = site.shell.fails(2, "nodes", "pin", "pi-1", says=f"shows ssh-ed25519 {site.node.fingerprint}, and nobody is")
     assert said.endswith(f"→ edgectl nodes pin pi-1 --fingerprint {site.node.fingerprint}, or --yes")
-    site.shell.fails(40, "nodes", "pin", "pi-1", "--fingerprint", "SHA256:other", says="expected SHA256:other; nothing")
+    says = "expected SHA256:other; nothing was pinned → compare it on the machine's console"
+    site.shell.fails(40, "nodes", "pin", "pi-1", "--fingerprint", "SHA256:other", says=says)
     assert not site.known_hosts.exists()
 
 
@@ -112,6 +113,8 @@ def test_a_changed_host_key_is_refused_with_both_fingerprints_until_it_is_replac
     after = site.node.fingerprint
     said = site.shell.fails(40, "nodes", "start", "pi-1", says="has changed: expected ssh-ed25519 " + before)
     assert f"found ssh-ed25519 {after}" in said
+    assert "Accepted" not in site.node.log
+    assert site.known_hosts.read_text() != site.node.pin, "nothing accepts it by itself"
     assert said.endswith("→ compare it on the machine's console, then edgectl nodes pin pi-1 --replace")
     site.shell.fails(40, "nodes", "pin", "pi-1", "--yes", says=f"expected ssh-ed25519 {before}")
     site.shell.ok("nodes", "pin", "pi-1", "--yes", "--replace")
@@ -122,7 +125,7 @@ def test_a_changed_host_key_is_refused_with_both_fingerprints_until_it_is_replac
 def test_a_revoked_host_key_is_refused(site: Site) -> None:
     site.add()
     site.known_hosts.write_text(f"@revoked * {site.node.host_key}\n{site.node.pin}")
-    site.shell.fails(40, "nodes", "start", "pi-1", says=f"which {site.known_hosts}:1 revokes")
+    site.shell.fails(40, "nodes", "start", "pi-1", says=f"which {site.known_hosts}:1 revokes → give the machine")
     site.shell.fails(40, "nodes", "pin", "pi-1", "--yes", "--replace", says=f"{site.known_hosts}:1 revokes")
 
 
@@ -185,7 +188,7 @@ def test_a_jump_host_that_forbids_forwarding_is_named(site: Site) -> None:
     site.bastion.start()
     site.known_hosts.write_text(f"{site.bastion.pin}pi-1 {site.node.host_key}\n")
     site.add(jump=site.jump)
-    site.shell.fails(31, "nodes", "start", "pi-1", says="it forbids forwarding (AllowTcpForwarding)")
+    site.shell.fails(31, "nodes", "start", "pi-1", says="it forbids forwarding (AllowTcpForwarding) → allow it")
 
 
 # ── who logs in ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,6 +205,7 @@ def test_a_wrong_key_is_named(pinned: Site, tmp_path: Path) -> None:
     who = f"{pinned.node.user}@127.0.0.1:{pinned.node.port}"
     says = f"node pi-1: {who} accepts none of the keys offered ({tmp_path / 'stranger'}) → see connect.user and connect"
     pinned.shell.fails(31, "nodes", "start", "pi-1", says=says)
+    assert "Accepted" not in pinned.node.log
 
 
 def test_a_wrong_user_is_named(pinned: Site) -> None:
@@ -222,7 +226,8 @@ def test_an_encrypted_key_opens_with_its_passphrase_by_reference_or_through_the_
     key = make_key(tmp_path / "locked", passphrase="open sesame")
     pinned.node.authorize(key)
     pinned.add(key=key)
-    pinned.shell.fails(31, "nodes", "start", "pi-1", says="is encrypted and connect.key_passphrase is not set")
+    says = "is encrypted and connect.key_passphrase is not set → set connect.key_passphrase, or hand the key"
+    pinned.shell.fails(31, "nodes", "start", "pi-1", says=says)
     fleet = pinned.shell.folder / "fleet.yaml"
     plain = fleet.read_text()
     assert f"key: {key}" in plain

@@ -54,10 +54,13 @@ class Story:
         (self.shell.folder / "fleet.yaml").write_text(text)
 
     def error(self) -> str:
-        """What the store knows of the node after a round of collecting."""
-        self.shell.run("collect")
+        """What a round of collecting says of the node, which cannot be asked: why, and what next."""
+        done = self.shell.run("collect", "-o", "json")
+        assert (done.returncode, "Traceback" in done.stderr) == (31, False), done.stderr
+        (said,) = json.loads(done.stdout)
         rows = json.loads(self.shell.ok("nodes", "list", "-o", "json"))
-        return str(rows[0]["detail"])
+        assert said["error"].startswith(rows[0]["detail"]), "the store knows the same"
+        return str(said["error"])
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,7 @@ def test_a_token_that_is_wrong_or_missing_is_told_from_a_node_that_is_gone(
     story.shell.ok("collect")
     silent = free_port()
     again(url=f"http://127.0.0.1:{silent}", token={"env": "EDGE_TOKEN"})
-    assert story.error() == f"node n1: nothing listens at 127.0.0.1:{silent}"
+    assert story.error() == f"node n1: nothing listens at 127.0.0.1:{silent} → edgectl nodes why n1 --ask"
 
 
 def test_plain_http_off_loopback_is_refused_before_anything_is_sent(story: Story, again: Callable[..., None]) -> None:
@@ -140,7 +143,9 @@ def test_a_node_of_another_fleet_and_an_operator_of_another_fleet_are_told_apart
     john.shell.folder.mkdir()
     john.shell.ok("init", "--fleet", "rival")
     john.write()
-    assert "was not issued by this fleet, but by 'acme'" in john.error()
+    assert john.error().endswith(
+        "was not issued by this fleet, but by 'acme' → look at connect.url, or work where that fleet's keys are"
+    )
     for name in ("nodes-ca.crt", "nodes-ca.pem"):  # John knows whom to expect, and still may not command it
         shutil.copy(story.shell.folder / ".edgectl" / "keys" / name, john.shell.folder / ".edgectl" / "keys" / name)
     assert "does not accept this certificate: it takes operators of its own fleet" in john.error()

@@ -110,6 +110,11 @@ def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace
 
     assert {row["state"] for row in fleet.json(*command)} == {"unchanged"}
     john.refused(40, *his, says="belongs to another fleet")
+    own = dict(fleet.nodes["uploaded"]["connect"])
+    fleet.write("uploaded", connect=dict(fleet.nodes["cut"]["connect"]))
+    fleet.refused(3, "nodes", "bootstrap", "uploaded", *command[5:], says="another machine reports under this name, ")
+    assert lab["cut"].console("ls -d /opt/edgectl-agent /etc/edgectl-agent").stdout == ""
+    fleet.write("uploaded", connect=own)
     fleet.write("cut", connect=dict(fleet.nodes["uploaded"]["connect"]))
     fleet.refused(3, "nodes", "bootstrap", "cut", *command[5:], says="this machine is node uploaded already")
 

@@ -71,6 +71,20 @@ def test_an_upgrade_whose_operator_was_killed_goes_on_where_it_was_and_keeps_the
     assert "edgectl-agent" in fleet.shell.ok("status")
 
 
+def test_a_full_disk_on_the_machines_leaves_the_agent_as_it_was(fleet: MachineFleet, wheels: Path) -> None:
+    command = upgrade(other_agent(wheels, "0.1.3", lambda text: text + "\n# larger\n"), wheels)
+    before = {name: running(fleet.lab[name]) for name in NAMES}
+    for name in NAMES:
+        fleet.lab[name].fill(leave=5_000_000)
+    done = fleet.shell.run(*command, timeout_s=600)
+    for name in NAMES:
+        fleet.lab[name].run("rm /var/fill")
+    assert done.returncode == 20, done.stdout + done.stderr
+    assert "does not fit: the disk that holds /opt/edgectl-agent is full → make room" in done.stdout
+    assert {name: running(fleet.lab[name]) for name in NAMES} == before
+    assert all(temporary_files(fleet.lab[name]) == [] for name in NAMES)
+
+
 def test_an_agent_that_does_not_come_up_reverts_by_itself_and_nobody_else_gets_it(
     fleet: MachineFleet, wheels: Path
 ) -> None:

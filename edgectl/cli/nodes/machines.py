@@ -35,12 +35,13 @@ def bootstrap(
     fleet = wiring.inventory(workspace)
     with wiring.store(workspace, fleet) as store:
         nodes = moving.elsewhere(fleet, store, names or (), select, "bootstrap")
+        heard_s = moving.reporting(store, nodes)
     question = f"Install the agent on {len(nodes)} machines?"
     if len(nodes) > 1 and not dry_run and not confirm(question, yes=yes, settings=said):
         return note("nothing was changed")
     with nullcontext() if dry_run else workspace.lock("nodes bootstrap"):
         installer = moving.installing(said, fleet, "nodes bootstrap", wheel, wheelhouse)
-        found = each_node(nodes, lambda node: installer.bootstrap(node, dry_run), forks)
+        found = each_node(nodes, lambda node: installer.bootstrap(node, dry_run, heard_s.get(node.name)), forks)
         moving.keep(installer.heard, workspace, fleet)
     if len(nodes) == 1 and isinstance(only := found[nodes[0].name], EdgeError):
         raise only

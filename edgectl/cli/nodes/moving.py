@@ -89,6 +89,16 @@ def installing(
     )
 
 
+def reporting(store: Store, nodes: Sequence[Node]) -> dict[str, float]:
+    """Those of `nodes` that are heard of as they should → how many seconds ago."""
+    from edgectl.core.status import condition
+
+    now_ns, records = time.time_ns(), store.nodes.all()
+    well = {n.name: condition(records.get(n.name), n.expected, now_ns) for n in nodes}
+    away = ("unknown", "unreachable", "silent")
+    return {name: (now_ns - records[name].received_ns) / 1e9 for name in well if well[name] not in away}
+
+
 def keep(reports: Sequence[Report], workspace: Workspace, fleet: Inventory) -> None:
     """Store what agents said when they came up: so they are known before the first round of collecting."""
     if reports:

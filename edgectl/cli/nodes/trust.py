@@ -64,7 +64,10 @@ def _decision(name: str, expected: list[str], yes: bool, said: Settings) -> Call
         shown = f"{key.host} shows {key.kind} {key.fingerprint}"
         if expected:
             if key.fingerprint not in expected:
-                raise NodeUntrusted(f"node {name}: {shown}, expected {' or '.join(expected)}; nothing was pinned")
+                raise NodeUntrusted(
+                    f"node {name}: {shown}, expected {' or '.join(expected)}; nothing was pinned",
+                    hint="compare it on the machine's console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+                )
             return True
         if not yes and not interactive(said):
             raise UsageError(
