@@ -1,18 +1,11 @@
-"""What an agent says, whichever way it came: where it listens, why it refused, the last lines of its log."""
+"""What an agent says, whichever way it came: where it listens, why it refused."""
 
 from __future__ import annotations
-
-import contextlib
-import json
-from typing import Any
 
 import msgspec
 from edgectl_agent.core.foreign import UNREADABLE
 
 from edgectl.core.errors import RemoteRefused
-
-LONGEST_LINE = 160
-"""Of the agent's last words in a message."""
 
 
 class Api(msgspec.Struct, frozen=True):
@@ -54,20 +47,3 @@ def refused(name: str, status: int, body: bytes) -> RemoteRefused:
     return RemoteRefused(
         f"node {name}: {sentence}", status=status, reason=said.reason or None, exit_code=said.exit_code
     )
-
-
-def ending(lines: list[str]) -> str:
-    """``; its log ends: …`` for the end of a sentence; empty without lines."""
-    return f"; its log ends: {' | '.join(map(spoken, lines))}" if lines else ""
-
-
-def spoken(line: str) -> str:
-    """The sentence of a JSON log line, or the line; never longer than `LONGEST_LINE`."""
-    with contextlib.suppress(ValueError, RecursionError):
-        entry: Any = json.loads(line)
-        if isinstance(entry, dict) and "event" in entry:
-            hidden = ("time", "level", "event", "exception")
-            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in hidden and v not in ("", None, []))
-            line = f"{entry['event']} {facts}"
-    line = line.strip()
-    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"

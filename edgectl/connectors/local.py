@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from edgectl.connectors.answers import Api, api, ending, refused
+from edgectl.connectors.answers import Api, api, refused
 from edgectl.connectors.interface import Connector
 from edgectl.core.errors import NodeUnreachable, StorageError
+from edgectl.core.last_words import ending
 from edgectl.files import replace, write_file
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import httpcore
 
 from edgectl.connectors import Context
-from edgectl.connectors.answers import Api, api, ending, refused
+from edgectl.connectors.answers import Api, api, refused
 from edgectl.connectors.interface import Connector
 from edgectl.connectors.sftp import Upload, make_folders, put, sweep
 from edgectl.connectors.ssh_host import SshHost
@@ -25,6 +25,7 @@ from edgectl.connectors.ssh_link import Link
 from edgectl.connectors.ssh_reach import Reach, reach
 from edgectl.connectors.tunnel import Tunnel
 from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
+from edgectl.core.last_words import ending
 from edgectl.inventory.types import Node
 from edgectl.machine import layout as layouts
 from edgectl.machine import service as services

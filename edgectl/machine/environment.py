@@ -44,7 +44,15 @@ mkdir -p "${env%/*}"
 exec 9> "${env%/*}/.lock" && flock 9   # what a cut link left running may yet complete it
 if [ -e "$env/bin/python" ]; then exit 0; fi
 rm -rf "$new"
-trap 'rm -rf "$new"' EXIT
+end() {
+    status=$?
+    free=$(df -Pk "${env%/*}" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
+    # Not every program that failed of a full disk says so.
+    [ "$status" -eq 0 ] || [ "${free:-1024}" -ge 1024 ] || echo "No space left on device" >&2
+    rm -rf "$new"
+    exit "$status"
+}
+trap end EXIT
 "$python" -m venv --without-pip "$new"   # nothing will be added to it: pip would be 2,000 files for nobody
 bundled=$("$python" -I -c "$find_pip")
 if [ -n "$bundled" ]; then
@@ -169,7 +177,7 @@ def _failed(host: Host, layout: Layout, wanted: Environment, done: Done) -> Stor
     if "No space left" in said:
         return StorageError(
             f"{where} does not fit: the disk that holds {layout.home} is full",
-            hint=f"make room, then edgectl nodes bootstrap {host.name} again",
+            hint=f"make room on {host.name}, then repeat",
         )
     if "Read-only file system" in said:
         return StorageError(f"{where} cannot be made: {layout.home} is on a read-only file system")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
+from edgectl.core.last_words import retold
 from edgectl.machine import supervisor
 from edgectl.machine.interface import Done, Host
 from edgectl.machine.layout import AGENT, Layout
@@ -276,7 +277,7 @@ def outcome(host: Host, layout: Layout, id_: str, wait_s: float = 0.0) -> Outcom
     state = _STATES.get(told)
     if state is None:
         raise StorageError(f"node {host.name}: the outcome of its last switch cannot be read: {told[:40]!r}")
-    return Outcome(state=state, reason=reason.decode(errors="replace").strip(), before=before, after=after)
+    return Outcome(state=state, reason=retold(reason.decode(errors="replace").strip()), before=before, after=after)
 
 
 def undo(host: Host, layout: Layout, id_: str) -> None:

@@ -22,10 +22,10 @@ from edgectl_agent.core.units import size_bytes
 
 from edgectl.core.errors import ConfigError, EdgeError, NodeUnreachable, RemoteRefused, StorageError, UsageError
 from edgectl.core.machines import MachineFacts, Needs, check
+from edgectl.core.status import age
 from edgectl.delivery.parallel import each
 from edgectl.enrolment import certifying
 from edgectl.fleet import membership
-from edgectl.fleet.overview import age
 from edgectl.inventory.agent_config import Columns
 from edgectl.inventory.doors import certified
 from edgectl.inventory.types import Node

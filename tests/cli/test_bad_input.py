@@ -33,13 +33,51 @@ a second operator: who, and since when             50  `test_a_second_operator_�
 Ctrl-C: train, sign, upload, journal write        130  scenarios/test_interrupted.py
 Ctrl-C: between canary and rest                   130  scenarios/test_interrupted.py, scenarios/test_deploy.py
 Ctrl-C: init, an agent's start, any command       130  test_init.py, test_nodes.py, test_app.py
+unknown host key                                   40  test_ssh.py `test_an_unknown_host_key_…`,
+                                                       `test_nobody_is_asked_…`
+unknown host key: nodes check                      30  scenarios/test_nodes_check.py `test_an_unknown_host_key_…`
+changed or revoked host key                        40  test_ssh.py `test_a_changed_host_key_…`,
+                                                       `test_a_revoked_host_key_…`
+host key that nobody is there to compare            2  test_ssh.py `test_pinning_needs_somebody_…`
+wrong user, wrong key, no key                      31  test_ssh.py `test_a_wrong_user_…`, `test_a_wrong_key_…`,
+                                                       `test_no_key_at_all_…`
+no sudo: stop                                      30  scenarios/test_root_over_ssh.py `test_the_command_says_…`
+no sudo: bootstrap                                 30  scenarios/test_lab_bootstrap.py `test_machines_that_cannot_…`
+no Python, or too old, or not for the agent        30  scenarios/test_lab_bootstrap.py `test_machines_that_cannot_…`
+wrong architecture: bootstrap, check               30  scenarios/test_lab_bootstrap.py `test_machines_that_cannot_…`,
+                                                       scenarios/test_nodes_check.py `test_every_need_…`
+unfit machine: the line of an invite                3  scenarios/test_invite.py `test_a_machine_that_cannot_…`
+full or read-only disk on a node: bootstrap        75  scenarios/test_lab_bootstrap.py `test_machines_that_cannot_…`
+full disk on a node: deploy                        75  scenarios/test_ssh_fleet.py `test_a_full_disk_…`
+full disk on a node: upgrade                       20  scenarios/test_lab_upgrade.py `test_a_full_disk_…`
+half-finished bootstrap, run again                  0  scenarios/test_lab_bootstrap.py `test_a_bootstrap_that_was_…`,
+                                                       scenarios/test_lab_cuts.py `test_a_bootstrap_that_is_cut_…`
+bastion down, or it forbids forwarding             31  test_ssh.py `test_a_jump_host_that_is_down_…`,
+                                                       `test_a_jump_host_that_forbids_…`
+token wrong: a node reached by HTTP                31  scenarios/test_http_nodes.py `test_a_token_that_is_wrong_…`
+token wrong, expired, another node's, revoked       -  scenarios/test_pulling.py `test_a_token_that_does_not_…` (the
+                                                       node says it, and counts again with a good one)
+invite unknown, revoked, expired               40, 41  scenarios/test_invite.py `test_unknown_expired_and_…`
+invite used up                                      4  scenarios/test_invite.py `test_one_line_makes_…`
+node, or operator, of another fleet                31  scenarios/test_http_nodes.py `test_a_node_of_another_fleet_…`
+machine of another fleet: bootstrap                40  scenarios/test_lab_bootstrap.py `test_a_taken_machine_…`
+node id taken: in fleet.yaml                        3  test_nodes.py `test_a_node_that_makes_no_…`
+node id taken: by or on another machine             3  scenarios/test_lab_bootstrap.py `test_a_taken_machine_…`
+two bootstraps at once                             50  scenarios/test_lab_bootstrap.py `test_machines_are_installed_…`
+upgrade or agent.yaml that does not come up        20  scenarios/test_lab_upgrade.py `test_an_agent_that_does_not_…`,
+                                                       `test_an_agent_yaml_with_which_…`
+link cut at any byte of a deployment               22  scenarios/test_ssh_fleet.py `test_a_link_cut_at_any_byte_…`
+link cut at any byte of one file                    -  contracts/test_ssh_host.py `test_a_link_cut_at_any_byte_…`
+link cut at any moment: bootstrap, upgrade          -  scenarios/test_lab_cuts.py `test_a_bootstrap_that_is_cut_…`,
+                                                       `test_an_upgrade_that_is_cut_…`
 ===============================================  ====  ==============================================================
 
-Files without a folder are in tests/cli.
+Files without a folder are in tests/cli. Host keys and what follows are of nodes on other machines.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +92,21 @@ from edgectl.trust.repository import Repository
 from tests.support.bundles import make_bundle, make_release
 from tests.support.cli import Shell
 from tests.support.histories import RECIPE, usual, write_history, write_recipe
+
+TESTS = Path(__file__).parents[1]
+
+
+def test_the_table_names_tests_that_exist() -> None:
+    table = str(__doc__).split("====\n")[2]
+    for row in re.split(r"\n(?=\S)", table.rpartition("\n=")[0]):
+        file, named = Path(__file__), 0
+        for path, test in re.findall(r"((?:\w+/)?test_\w+\.py)|`(test_\w+?)_?…`", row):
+            if path:
+                file = TESTS / path if "/" in path else TESTS / "cli" / path
+            assert f"\ndef {test}" in file.read_text() if test else file.is_file(), row
+            named += 1
+        assert named, row
+
 
 # ── fleet.yaml and recipes ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgectl.inventory import editing
-from tests.support.cli import Shell
+from tests.support.cli import COMMAND, Shell
 from tests.support.sshd import Sshd, free_port, make_key
 
 PATH = "/usr/bin:/bin"
@@ -64,6 +65,22 @@ def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_how_to_pin_it(s
     said = site.shell.fails(40, "nodes", "start", "pi-1", says=shown + site.node.fingerprint)
     assert said.endswith("→ edgectl nodes pin pi-1")
     assert "Accepted" not in site.node.log
+    assert not site.known_hosts.exists()
+
+
+def test_nobody_is_asked_about_a_host_key_not_even_at_a_terminal(site: Site) -> None:
+    site.add()
+    terminal, end = os.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "nodes", "start", "pi-1"], cwd=site.shell.folder, env=site.shell.environ(), stdin=end, stdout=end,
+        stderr=end,
+    ) as process:  # fmt: skip
+        os.close(end)
+        assert process.wait(60) == 40, "it waits for an answer"
+    said = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+    assert "is not pinned; it shows ssh-ed25519" in said
+    assert "?" not in said
     assert not site.known_hosts.exists()
 
 

@@ -19,6 +19,7 @@ import edgectl
 from edgectl.connectors import answers
 from edgectl.connectors.client import NodeClient
 from edgectl.connectors.interface import Connector
+from edgectl.core import last_words
 from edgectl.core.errors import RemoteRefused
 from edgectl.inventory import ansible
 from edgectl.machine import move, setup
@@ -73,7 +74,7 @@ def test_what_a_node_answers_is_refused_in_one_sentence_or_left_out(hostile: byt
             call()
     assert str(answers.refused("pi-1", 500, hostile)).startswith("node pi-1: HTTP 500")
     assert answers.api(hostile) is None
-    assert len(answers.spoken(hostile.decode(errors="replace"))) <= answers.LONGEST_LINE
+    assert len(last_words.spoken(hostile.decode(errors="replace"))) <= last_words.LONGEST_LINE
     assert move.report(hostile) is None
     assert setup.node_name(hostile) == ""
     assert not setup.same_fleet(hostile, hostile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.support.machines import LOGS, MachineFleet, left, running, temporary_
 
 pytestmark = pytest.mark.needs("lab", "system-python", "index")
 
+NAMES = ("uploaded", "behind", "indexed")
 SLOW_TO_IMPORT = """
 import os, pkgutil, sys
 import edgectl_agent
@@ -66,6 +68,20 @@ def fleet(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> MachineFleet:
     return fleet
 
 
+@pytest.fixture(scope="module")
+def john(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> MachineFleet:
+    """An operator of another fleet, who takes one of the machines for his."""
+    john = MachineFleet(tmp_path_factory.mktemp("john") / "fleet", lab)
+    john.write("uploaded")
+    return john
+
+
+@pytest.fixture(scope="module")
+def before(lab: Lab) -> dict[str, Any]:
+    """What is on the machines that are installed, before they are."""
+    return {name: lab[name].snapshot(LOGS) for name in NAMES}
+
+
 def test_a_dry_run_shows_every_step_and_file_and_changes_nothing(fleet: MachineFleet, lab: Lab, wheels: Path) -> None:
     before = lab["uploaded"].snapshot(LOGS)
     shown = fleet.shell.ok("nodes", "bootstrap", "uploaded", "--wheelhouse", str(wheels), "--dry-run", "--diff")
@@ -75,14 +91,10 @@ def test_a_dry_run_shows_every_step_and_file_and_changes_nothing(fleet: MachineF
     assert changes(before, lab["uploaded"].snapshot(LOGS)) == {}
 
 
-def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace(
-    fleet: MachineFleet, lab: Lab, wheels: Path, tmp_path: Path
+def test_machines_are_installed_at_once_and_kept_by_a_rerun(
+    fleet: MachineFleet, lab: Lab, wheels: Path, john: MachineFleet, before: dict[str, Any]
 ) -> None:
-    names = ("uploaded", "behind", "indexed")
-    before = {name: lab[name].snapshot(LOGS) for name in names}
-    command = ("nodes", "bootstrap", *names, "--wheelhouse", str(wheels), "--yes")
-    john = MachineFleet(tmp_path / "john", lab)
-    john.write("uploaded")
+    command = ("nodes", "bootstrap", *NAMES, "--wheelhouse", str(wheels), "--yes")
     his = ("nodes", "bootstrap", "uploaded", "--wheelhouse", str(wheels))
 
     with fleet.shell.start(*command, "-o", "json") as first:
@@ -95,7 +107,7 @@ def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace
 
     rows = {row["node"]: row for row in json.loads(shown)}
     assert {row["state"] for row in rows.values()} == {"installed"}
-    for name in names:
+    for name in NAMES:
         assert running(lab[name]) == rows[name]["environment"]
         assert temporary_files(lab[name]) == []
         assert lab[name].ssh("cat /var/lib/edgectl-agent/api.json").returncode == 0, "the SSH user is in its group"
@@ -105,19 +117,33 @@ def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace
     python = lab["indexed"].run("readlink -f /opt/edgectl-agent/current/bin/python")
     assert python.startswith("/usr/bin/"), "not the one that the agent's user may not run"
 
-    known = {row["name"]: row["state"] for row in fleet.json("nodes", "list") if row["name"] in names}
-    assert known == dict.fromkeys(names, "healthy"), "what they said when they came up is known without collecting"
+    known = {row["name"]: row["state"] for row in fleet.json("nodes", "list") if row["name"] in NAMES}
+    assert known == dict.fromkeys(NAMES, "healthy"), "what they said when they came up is known without collecting"
 
     assert {row["state"] for row in fleet.json(*command)} == {"unchanged"}
-    john.refused(40, *his, says="belongs to another fleet")
+
+
+def test_a_taken_machine_and_a_taken_name_are_refused_and_left_alone(
+    fleet: MachineFleet, lab: Lab, wheels: Path, john: MachineFleet
+) -> None:
+    given = ("--wheelhouse", str(wheels))
+    environment = running(lab["uploaded"])
+    john.refused(40, "nodes", "bootstrap", "uploaded", *given, says="belongs to another fleet")
     own = dict(fleet.nodes["uploaded"]["connect"])
     fleet.write("uploaded", connect=dict(fleet.nodes["cut"]["connect"]))
-    fleet.refused(3, "nodes", "bootstrap", "uploaded", *command[5:], says="another machine reports under this name, ")
+    fleet.refused(3, "nodes", "bootstrap", "uploaded", *given, says="another machine reports under this name, ")
     assert lab["cut"].console("ls -d /opt/edgectl-agent /etc/edgectl-agent").stdout == ""
     fleet.write("uploaded", connect=own)
     fleet.write("cut", connect=dict(fleet.nodes["uploaded"]["connect"]))
-    fleet.refused(3, "nodes", "bootstrap", "cut", *command[5:], says="this machine is node uploaded already")
+    fleet.refused(3, "nodes", "bootstrap", "cut", *given, says="this machine is node uploaded already")
+    fleet.nodes.pop("cut")
+    fleet.write("cut")
+    assert running(lab["uploaded"]) == environment
 
+
+def test_what_is_removed_leaves_nothing_but_logs_and_what_was_to_be_kept(
+    fleet: MachineFleet, lab: Lab, before: dict[str, Any]
+) -> None:
     fleet.shell.ok("nodes", "remove", "behind", "--yes", "--keep-data")
     kept = left(before["behind"], lab["behind"])
     assert {Path(path).parts[:3] for path in kept} == {("var", "lib", "edgectl-agent")}
@@ -130,8 +156,6 @@ def test_machines_are_installed_at_once_kept_by_a_rerun_and_left_without_a_trace
 def test_a_bootstrap_that_was_killed_while_it_installed_is_completed_by_the_next(
     fleet: MachineFleet, lab: Lab, wheels: Path
 ) -> None:
-    fleet.nodes.pop("cut", None)
-    fleet.write("cut")
     command = ("nodes", "bootstrap", "cut", "--wheelhouse", str(wheels))
     with fleet.shell.start(*command) as first:
         assert first.stderr is not None

@@ -80,7 +80,7 @@ def test_a_full_disk_on_the_machines_leaves_the_agent_as_it_was(fleet: MachineFl
     for name in NAMES:
         fleet.lab[name].run("rm /var/fill")
     assert done.returncode == 20, done.stdout + done.stderr
-    assert "does not fit: the disk that holds /opt/edgectl-agent is full → make room" in done.stdout
+    assert "the environment of agent 0.1.3 does not fit: the disk that holds /opt/edgectl-agent is full" in done.stdout
     assert {name: running(fleet.lab[name]) for name in NAMES} == before
     assert all(temporary_files(fleet.lab[name]) == [] for name in NAMES)
 
@@ -93,7 +93,7 @@ def test_an_agent_that_does_not_come_up_reverts_by_itself_and_nobody_else_gets_i
     before = {name: running(fleet.lab[name]) for name in NAMES}
     done = fleet.shell.run(*upgrade(broken, wheels), timeout_s=600)
     assert done.returncode == 20, done.stdout + done.stderr
-    assert "the disk of dreams is missing" in done.stdout
+    assert "its log ends: stopped | the disk of dreams is missing\n" in done.stdout
     assert {name: running(fleet.lab[name]) for name in NAMES} == before
     installed = [n for n in NAMES if "0.1.2" in fleet.lab[n].run("ls /opt/edgectl-agent/venvs")]
     assert len(installed) == 1, "only the canary"
