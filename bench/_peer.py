@@ -145,10 +145,9 @@ def river(lines: Iterator[bytes], job: dict[str, Any], meter: Meter) -> None:
 def bytewax(lines: Iterator[bytes], job: dict[str, Any], meter: Meter, folder: Path) -> None:
     """A Bytewax dataflow on one worker: decode → key by stream → stateful map → ONNX Runtime → filter."""
     import bytewax.operators as op
+    from _per_event import Stream
     from bytewax.dataflow import Dataflow
     from bytewax.testing import TestingSink, TestingSource, run_main
-
-    from _per_event import Stream
 
     read = decoder(job)
     score, threshold = onnx_score(folder)

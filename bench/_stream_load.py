@@ -1,7 +1,7 @@
 """The load of the streaming benchmarks: a recipe with the standard features, its bundle, and JSON Lines in files.
 
 Each machine is a stream that sends one reading every ten seconds, at its own moment. The window is five minutes of ten
-panes, three readings each; with one reading a minute (`every_ms=60_000`) each opens panes anew, the most expensive case.
+panes, three readings each; with one a minute (`every_ms=60_000`) each opens panes anew, the most expensive case.
 """
 
 from __future__ import annotations

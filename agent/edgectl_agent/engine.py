@@ -37,7 +37,7 @@ class Engine:
         self.inferences_before = 0
         """Of the detector's count, those made on an earlier boot."""
         self._max_streams = max_streams
-        self._channels = [channel.name for channel in self.detector.bundle.features.channels]
+        self._channels = tuple(channel.name for channel in self.detector.bundle.features.channels)
         self._categories = self.detector.bundle.features.categories
         self._code_table = CodeTable()
         self._latencies_us: deque[float] = deque(maxlen=_LATENCIES)
@@ -93,19 +93,27 @@ class Engine:
         A channel or category that the source lacks is missing in every reading. Streams beyond the limit get an index
         that the detector refuses and counts; their names are not kept.
         """
+        stream = self.detector.streams.indices(chunk.streams)
+        if stream is None:
+            stream = self._indices(chunk.streams)
+        if channels == self._channels:
+            values = chunk.values
+        else:
+            values = np.full((len(chunk), len(self._channels)), np.nan)
+            for column, channel in enumerate(self._channels):
+                if channel in channels:
+                    values[:, column] = chunk.values[:, channels.index(channel)]
+        return Batch(stream, chunk.event_time, values, self._codes(chunk, categories))
+
+    def _indices(self, streams: tuple[str, ...]) -> Int32:
         table = self.detector.streams
         index: dict[str, int] = {}
-        for name in dict.fromkeys(chunk.streams):
+        for name in dict.fromkeys(streams):
             known = table.find(name)
             if known is None:
                 known = table.intern(name) if len(table) < self._max_streams else self._max_streams
             index[name] = known
-        stream: Int32 = np.fromiter(map(index.__getitem__, chunk.streams), np.int32, len(chunk))
-        values = np.full((len(chunk), len(self._channels)), np.nan)
-        for column, channel in enumerate(self._channels):
-            if channel in channels:
-                values[:, column] = chunk.values[:, channels.index(channel)]
-        return Batch(stream, chunk.event_time, values, self._codes(chunk, categories))
+        return np.fromiter(map(index.__getitem__, streams), np.int32, len(streams))
 
     def _codes(self, chunk: Chunk, categories: tuple[str, ...]) -> Int32 | None:
         if not self._categories or not len(chunk):

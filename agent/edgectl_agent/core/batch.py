@@ -57,6 +57,13 @@ class StreamTable:
             self._names.append(name)
         return found
 
+    def indices(self, names: Sequence[str]) -> Int32 | None:
+        """Their indices, None if one of them was never interned; shape (n,)."""
+        try:
+            return np.fromiter(map(self._index.__getitem__, names), np.int32, len(names))
+        except KeyError:
+            return None
+
     def find(self, name: str) -> int | None:
         """Index of `name`, None if it was never interned."""
         return self._index.get(name)

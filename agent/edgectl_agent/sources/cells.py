@@ -11,17 +11,24 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.units import event_time_ns
 
 Time = str | int | float
-Reasons = NDArray[Any]
-"""One entry per record: 0 while nothing is wrong with it, else the reason; the first one found stays."""
+
+
+class Reasons(dict[int, str]):
+    """Why records are refused, by their index; ``""`` while nothing is wrong. The first reason found stays."""
+
+    def __missing__(self, index: int) -> str:
+        return ""
+
 
 MAX_STREAM_CHARS = 200
 MAX_TEXT_CHARS = 1000
+_MAGNITUDES = np.array([1e11, 1e14, 1e17])
+"""Below the first a number of this size means seconds, then milliseconds, microseconds, at last nanoseconds."""
 _LAST_NS = 9_200_000_000_000_000_000
 """Event times beyond ± this do not fit int64 nanoseconds (the year 2261)."""
 
@@ -74,7 +81,7 @@ def text(cell: str | int | bool | None) -> str:
 def times(raw: Sequence[Time], zone: tzinfo, why: Reasons) -> Int64:
     """Event times in ns, by the rules of `event_time_ns`; notes in `why` where a cell is no time."""
     try:
-        numbers = np.array(list(map(float, raw)), np.float64)
+        numbers = np.fromiter(map(float, raw), np.float64, len(raw))
         if (np.abs(numbers) < _LAST_NS).all():
             return _epoch_ns(numbers, why)
     except (ValueError, OverflowError):
@@ -90,14 +97,14 @@ def times(raw: Sequence[Time], zone: tzinfo, why: Reasons) -> Int64:
 def _epoch_ns(numbers: Float64, why: Reasons) -> Int64:
     """The numeric half of `event_time_ns` for an array; equal to it in every bit."""
     size = np.abs(numbers)
-    factor = np.select([size < 1e11, size < 1e14, size < 1e17], [10**9, 10**6, 10**3], 1).astype(np.int64)
+    factor = np.array([10**9, 10**6, 10**3, 1])[np.searchsorted(_MAGNITUDES, size, "right")]
     whole = np.trunc(numbers)
     fits = np.abs(whole * factor) <= _LAST_NS
     part = np.where(fits, numbers - whole, 0.0)
     ns: Int64 = np.where(fits, whole, 0.0).astype(np.int64) * factor + np.rint(part * factor).astype(np.int64)
     beyond = ~fits | (np.abs(ns) >= _LAST_NS)
     if beyond.any():
-        why[np.flatnonzero(beyond)] = "bad-time"
+        why.update(dict.fromkeys(np.flatnonzero(beyond).tolist(), "bad-time"))
     return ns
 
 

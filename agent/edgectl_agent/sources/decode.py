@@ -32,6 +32,7 @@ from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, text
 MAX_LINE_BYTES = 1 << 20
 _Number = float | None
 _Category = str | int | bool | None
+_MAX_KEPT_NAMES = 100_000
 _OPTIONAL = (_Number, _Category)
 
 
@@ -92,6 +93,26 @@ class _Columns:
     """Of the channels, then of the categories."""
 
 
+class _StreamNames(dict[str | int, str]):
+    """A bounded memory of `stream_name`: when it is full it begins anew.
+
+    Attributes:
+        refused: whether a name was asked for that is none; such are not kept.
+    """
+
+    refused = False
+
+    def __missing__(self, cell: str | int) -> str:
+        name = stream_name(cell)
+        if not name:
+            self.refused = True
+            return ""
+        if len(self) >= _MAX_KEPT_NAMES:
+            self.clear()
+        self[cell] = name
+        return name
+
+
 class Decoder(ABC):
     """Turns lines of one format into `Records`, by a mapping of columns."""
 
@@ -101,6 +122,7 @@ class Decoder(ABC):
         no_times: Int64 = np.empty(0, np.int64)
         no_texts: tuple[tuple[str, ...], ...] = ((),) * self._categories
         self._nothing = Records((), no_times, np.empty((0, self._width)), no_times, {}, no_texts)
+        self._names = _StreamNames()
         self._zone = UTC if mapping.zone == "UTC" else ZoneInfo(mapping.zone)
 
     def decode(self, lines: Sequence[bytes]) -> Records:
@@ -110,7 +132,7 @@ class Decoder(ABC):
         rejected: Counter[str] = Counter()
         columns = self._parse(lines, rejected)
         n = len(columns.line)
-        why: Reasons = np.zeros(n, object)
+        why = Reasons()
         event_time = times(columns.time, self._zone, why)
         values = np.empty((n, self._width))
         for c, cells in enumerate(columns.values[: self._width]):
@@ -118,10 +140,10 @@ class Decoder(ABC):
         found = tuple(texts(cells, why) for cells in columns.values[self._width :])
         streams = self._streams(columns.stream, n, why)
         line = np.asarray(columns.line, np.int64)
-        bad = np.flatnonzero(why)
-        if len(bad):
-            rejected.update(why[bad])
-            good = why == 0
+        if why:
+            rejected.update(why.values())
+            good = np.ones(n, bool)
+            good[list(why)] = False
             streams = [s for s, keep in zip(streams, good, strict=True) if keep]
             event_time, values, line = event_time[good], values[good], line[good]
             found = tuple(tuple(compress(column, good)) for column in found)
@@ -138,12 +160,14 @@ class Decoder(ABC):
     def _streams(self, names: Sequence[str | int] | None, n: int, why: Reasons) -> list[str]:
         if names is None:
             return [self._constant or ""] * n
-        known = {name: stream_name(name) for name in dict.fromkeys(names)}
-        if "" in known.values():
-            for i, name in enumerate(names):
-                if not known[name]:
+        known = self._names
+        known.refused = False
+        streams = list(map(known.__getitem__, names))
+        if known.refused:
+            for i, name in enumerate(streams):
+                if not name:
                     why[i] = why[i] or "bad-stream"
-        return [known[name] for name in names]
+        return streams
 
 
 class JsonDecoder(Decoder):
@@ -160,7 +184,7 @@ class JsonDecoder(Decoder):
         names: dict[str, str] = {}
         row = _row_type({path: kind for path, (kind, _) in leaves.items()}, names)
         self._decode = msgspec.json.Decoder(row).decode
-        self._cells: Callable[[Any], tuple[Any, ...]] = attrgetter(*(names[path] for path in leaves))
+        self._cells: list[Callable[[Any], Any]] = [attrgetter(names[path]) for path in leaves]
 
     def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
         try:
@@ -168,7 +192,7 @@ class JsonDecoder(Decoder):
             where: Sequence[int] = range(len(lines))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             rows, where = self._parse_each(lines, rejected)
-        columns = list(zip(*map(self._cells, rows), strict=True)) or [()] * (len(self._why))
+        columns = [list(map(cell, rows)) for cell in self._cells]
         first = 1 if self._constant is not None else 2
         return _Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
 
@@ -195,7 +219,10 @@ class JsonDecoder(Decoder):
         return "not-finite" if reason == "not-a-number" and "out of range" in text else reason
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
-        return np.array(cells, np.float64)  # the parser let through finite numbers and None only; None becomes NaN
+        try:
+            return np.fromiter(cells, np.float64, len(cells))
+        except TypeError:  # the parser let through finite numbers and None only; None becomes NaN
+            return np.array(cells, np.float64)
 
 
 class CsvDecoder(Decoder):

@@ -14,6 +14,8 @@ from edgectl_agent.core.errors import SourceError
 from edgectl_agent.sources.decode import MAX_LINE_BYTES, CsvDecoder, Decoder, JsonDecoder
 
 BLOCK_BYTES = 256 * 1024
+READY_BYTES = 1 << 20
+"""Of complete lines that wait: beyond it no further block is read, however few they are."""
 MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -46,6 +48,7 @@ class LineReader:
         self._skipping = False
         self._ready: list[bytes] = []
         self._ends: Int64 = np.empty(0, np.int64)
+        """Offset behind each line in `_ready`."""
         self._too_long = 0
 
     @property
@@ -60,11 +63,15 @@ class LineReader:
 
     def read(self, limit: int) -> Lines:
         """At most `limit` lines; none when no further line is complete yet. Raises OSError."""
-        while not self._ready and self._fill():
+        while len(self._ready) < limit and self._waiting_bytes < READY_BYTES and self._fill():
             pass
         taken = Lines(self._ready[:limit], self._ends[:limit], self._too_long)
         self._ready, self._ends, self._too_long = self._ready[limit:], self._ends[limit:], 0
         return taken
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return int(self._ends[-1] - self._ends[0]) if self._ready else 0
 
     @property
     def unfinished(self) -> bool:
@@ -92,14 +99,16 @@ class LineReader:
         self._seen += len(block)
         lines = (self._rest + block).split(b"\n")
         self._rest = lines.pop()
-        self._ends = start + np.cumsum([len(line) + 1 for line in lines], dtype=np.int64)
-        self._ready = lines
+        lengths = np.fromiter(map(len, lines), np.int64, len(lines))
+        ends = start + np.cumsum(lengths + 1)
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest, self._skipping, self._too_long = b"", True, self._too_long + 1
-        if any(len(line) > MAX_LINE_BYTES for line in lines):
-            keep = [i for i, line in enumerate(lines) if len(line) <= MAX_LINE_BYTES]
+        if lengths.max(initial=0) > MAX_LINE_BYTES:
+            keep = np.flatnonzero(lengths <= MAX_LINE_BYTES)
             self._too_long += len(lines) - len(keep)
-            self._ready, self._ends = [lines[i] for i in keep], self._ends[keep]
+            lines, ends = [lines[i] for i in keep], ends[keep]
+        self._ready += lines
+        self._ends = np.append(self._ends, ends)
         return True
 
 
