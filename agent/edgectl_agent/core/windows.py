@@ -9,6 +9,9 @@ Results are equal to the last bit for any batch boundaries, because every sum is
 (`Runs.accumulate` continues from the stored cell) and merging an empty pane changes nothing.
 
 Readings come sorted by stream, each stream's in order of event time; `features.FeatureBuilder` sees to it.
+
+State is kept one row per stream, so that a batch touches few places of memory. Arithmetic is done on planes, shape
+(fields, channels, n): each numpy step then runs over one contiguous array.
 """
 
 from __future__ import annotations
@@ -23,11 +26,17 @@ from edgectl_agent.core.arrays import pack_array, unpack_array
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.bundle import Stat
 
-_COUNT, _SUM, _SQUARE, _T1, _T2, _TX = range(6)
+_COUNT, _SUM, _SQUARE, _T1, _T2, _TX, _REFERENCE, _MIN, _MAX = range(9)
 _ADDED = 6
-_REFERENCE, _MIN, _MAX = 6, 7, 8
-_FIELDS = 9
+"""The first so many fields of a cell are sums."""
+_CELL = np.array([0, 0, 0, 0, 0, 0, 0, np.inf, -np.inf])
+"""The cell of no value."""
+_N, _MEAN, _M2, _LOW, _HIGH, _T_MEAN, _TT, _TT_X = range(8)
+_NOTHING = np.array([0, 0, 0, np.inf, -np.inf, 0, 0, 0])
+"""`Moments` of no value."""
 _NO_PANE = np.iinfo(np.int64).min
+_SHORT = 16
+"""Runs up to this length are scanned rank by rank."""
 
 
 class Runs:
@@ -68,6 +77,29 @@ class Runs:
             out[index[inside]] = ufunc.accumulate(padded, axis=1)[inside]
         return out
 
+    def scan(self, ufunc: np.ufunc, rows: Float64, first: Float64) -> Float64:
+        """As `accumulate`, along the last axis: `rows` has the shape (…, n), `first` (…, runs)."""
+        if len(self.starts) == self._n:
+            found: Float64 = ufunc(first, rows)
+            return found
+        longest = int(self.lengths.max())
+        if longest > _SHORT:
+            return self._scan_long(ufunc, rows, first)
+        # Right for the first reading of each run, and overwritten for the others.
+        out: Float64 = ufunc(first.take(self.of_row, axis=-1), rows)
+        for rank in range(1, longest):
+            at = self.starts[self.lengths > rank] + rank
+            out[..., at] = ufunc(out.take(at - 1, axis=-1), rows.take(at, axis=-1))
+        return out
+
+    def _scan_long(self, ufunc: np.ufunc, rows: Float64, first: Float64) -> Float64:
+        out = np.empty_like(rows)
+        for runs, index, inside in self._layout():
+            padded = rows[..., index]
+            padded[..., 0] = ufunc(first[..., runs], padded[..., 0])
+            out[..., index[inside]] = ufunc.accumulate(padded, axis=-1)[..., inside]
+        return out
+
     def _layout(self) -> list[tuple[Int64, Int64, NDArray[np.bool_]]]:
         if self._plan is None:
             bucket = np.ceil(np.log2(self.lengths)).astype(np.int64)
@@ -96,24 +128,6 @@ class Moments(NamedTuple):
     tx: Float64
     """Sum of products of time and value deviations."""
 
-    def merge(self, later: Moments) -> Moments:
-        """Of both together; merging with an empty one gives the other to the last bit."""
-        n = self.n + later.n
-        share = later.n / np.maximum(n, 1.0)
-        weight = self.n * share
-        dx = later.mean - self.mean
-        dt = later.t_mean - self.t_mean
-        return Moments(
-            n,
-            self.mean + dx * share,
-            self.m2 + later.m2 + dx * dx * weight,
-            np.minimum(self.low, later.low),
-            np.maximum(self.high, later.high),
-            self.t_mean + dt * share,
-            self.tt + later.tt + dt * dt * weight,
-            self.tx + later.tx + dt * dx * weight,
-        )
-
     def take(self, columns: list[int]) -> Moments:
         """The same windows, some channels."""
         return Moments(*(field[:, columns] for field in self))
@@ -126,11 +140,21 @@ class Windows:
         self.pane_ns = max(1, window_ns // panes)
         self.panes = panes
         self._channels = channels
-        self._pane: Int64 = np.full((0, panes), _NO_PANE, np.int64)
-        self._cells: Float64 = _empty_cells((0, panes, channels))
-        # Derived, hence not in the snapshot: the merged panes before a stream's current one, which change with it only.
-        self._closed_of: Int64 = np.full(0, _NO_PANE, np.int64)
-        self._closed = np.empty((0, len(Moments._fields), channels))
+        self._before = panes - 1
+        """How many closed panes a window has."""
+        self._slots = max(self._before, 1)
+        self._empty = np.repeat(_CELL, channels)
+        self._nothing = np.repeat(_NOTHING, channels)
+        self._pane: Int64 = np.empty(0, np.int64)
+        """Of the stream's newest reading."""
+        self._cell: Float64 = np.empty((0, len(self._empty)))
+        """Of that pane."""
+        self._closed_pane: Int64 = np.empty((0, self._slots), np.int64)
+        self._closed: Float64 = np.empty((0, self._slots, len(self._nothing)))
+        """`Moments` of the panes before, with times from the pane's begin."""
+        # Derived, hence not in the snapshot: the closed panes merged, which changes with the stream's pane only.
+        self._merged_of: Int64 = np.empty(0, np.int64)
+        self._merged: Float64 = np.empty((0, len(self._nothing)))
 
     def push(self, stream: NDArray[np.int32], event_time: Int64, values: Float64) -> Moments:
         """Add readings, sorted by stream and in event-time order within a stream.
@@ -146,12 +170,20 @@ class Windows:
         self._reserve(int(stream.max(initial=-1)) + 1)
         pane = event_time // self.pane_ns
         runs = Runs.of(stream, pane)
-        run_stream, run_pane = stream[runs.starts], pane[runs.starts]
-        running = self._running_cells(runs, run_stream, run_pane, event_time - pane * self.pane_ns, values)
-        final = running[runs.ends]
-        closed = self._closed_panes(run_stream, run_pane, final)
-        self._store(run_stream, run_pane, final, closed)
-        return Moments(*closed[runs.of_row].swapaxes(0, 1)).merge(_moments(running, 0.0))
+        of_run, run_pane = stream[runs.starts], pane[runs.starts]
+        start = self._cell.take(of_run, axis=0)
+        turned = np.flatnonzero(self._pane[of_run] != run_pane)  # a stream's further runs are among them
+        if len(turned):
+            self._close(turned, of_run, start)
+            start[turned] = self._empty
+        cells = self._running(runs, self._planes(start), (event_time - pane * self.pane_ns) / 1e9, values)
+        moments = _moments(cells)
+        final = _rows(moments.take(runs.ends, axis=-1))
+        merged = self._merged_before(of_run, run_pane, final)
+        self._store(runs, of_run, run_pane, cells, final, merged)
+        found = self._planes(merged if len(runs.starts) == len(stream) else merged.take(runs.of_row, axis=0))
+        _merge(found, moments)
+        return Moments(*found.swapaxes(1, 2))
 
     @property
     def bytes_per_stream(self) -> int:
@@ -160,92 +192,158 @@ class Windows:
         return sum(array.itemsize * math.prod(array.shape[1:]) for array in arrays)
 
     def snapshot(self) -> dict[str, Any]:
-        return {"pane": pack_array(self._pane), "cells": pack_array(self._cells)}
+        return {
+            "current": pack_array(self._pane),
+            "cell": pack_array(self._cell),
+            "pane": pack_array(self._closed_pane),
+            "closed": pack_array(self._closed),
+        }
 
     def forget(self, streams: NDArray[Any]) -> None:
         """Empty these streams' windows."""
         known = streams[streams < len(self._pane)]
-        self._pane[known], self._cells[known] = _NO_PANE, _empty_cells((1,))
-        self._closed_of[known] = _NO_PANE
+        self._pane[known] = self._closed_pane[known] = self._merged_of[known] = _NO_PANE
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._pane, self._cells = unpack_array(state["pane"]), unpack_array(state["cells"])
-        self._closed_of = np.full(len(self._pane), _NO_PANE, np.int64)
-        self._closed = np.empty((len(self._pane), *self._closed.shape[1:]))
+        if "cells" in state:
+            self._restore_cells(unpack_array(state["pane"]), unpack_array(state["cells"]))
+        else:
+            self._pane, self._cell = unpack_array(state["current"]), unpack_array(state["cell"])
+            self._closed_pane, self._closed = unpack_array(state["pane"]), unpack_array(state["closed"])
+        self._merged_of = np.full(len(self._pane), _NO_PANE, np.int64)
+        self._merged = np.empty((len(self._pane), len(self._nothing)))
+
+    def _restore_cells(self, pane: Int64, cells: Float64) -> None:
+        """What agents up to 1.4 saved: cells of all panes, shape (streams, panes, c, fields), the newest among them."""
+        streams = len(pane)
+        newest = pane.argmax(axis=1) if streams else np.empty(0, np.int64)
+        at = np.arange(streams)
+        self._pane = pane[at, newest]
+        self._cell = cells[at, newest].swapaxes(1, 2).reshape(streams, -1)
+        self._closed_pane = np.full((streams, self._slots), _NO_PANE, np.int64)
+        self._closed = np.empty((streams, self._slots, len(self._nothing)))
+        for slot in range(self.panes):
+            known = np.flatnonzero(
+                (pane[:, slot] >= self._pane - self._before) & (slot != newest) & (self._pane != _NO_PANE)
+            )
+            number = pane[known, slot]
+            moments = _moments(np.ascontiguousarray(cells[known, slot].transpose(2, 1, 0)))
+            self._closed_pane[known, number % self._slots] = number
+            self._closed[known, number % self._slots] = _rows(moments)
 
     def _reserve(self, streams: int) -> None:
         have = len(self._pane)
         if streams > have:
-            more = max(streams, 2 * have) - have
-            self._pane = np.concatenate([self._pane, np.full((more, self.panes), _NO_PANE, np.int64)])
-            self._cells = np.concatenate([self._cells, _empty_cells((more, self.panes, self._channels))])
-            self._closed_of = np.append(self._closed_of, np.full(more, _NO_PANE))
-            self._closed = np.concatenate([self._closed, np.empty((more, *self._closed.shape[1:]))])
+            more = max(streams - have, have // 4)
+            no_pane = np.full((more, self._slots), _NO_PANE)
+            self._pane, self._merged_of = (
+                np.append(self._pane, no_pane[:, 0]),
+                np.append(self._merged_of, no_pane[:, 0]),
+            )
+            self._closed_pane = np.concatenate([self._closed_pane, no_pane])
+            self._cell = _longer(self._cell, more)
+            self._closed, self._merged = _longer(self._closed, more), _longer(self._merged, more)
 
-    def _running_cells(
-        self, runs: Runs, run_stream: NDArray[np.int32], run_pane: Int64, offset_ns: Int64, values: Float64
-    ) -> Float64:
-        """The current pane's cell after each reading, shape (n, c, fields)."""
-        slot = run_pane % self.panes
-        goes_on = self._pane[run_stream, slot] == run_pane
-        start = np.where(goes_on[:, None, None], self._cells[run_stream, slot], _empty_cells((1, self._channels)))
-        valid = ~np.isnan(values)
-        reference = start[..., _REFERENCE]
-        fresh = start[..., _COUNT] == 0
+    def _planes(self, rows: Float64) -> Float64:
+        """Rows of state, shape (m, fields * c) → (fields, c, m), contiguous."""
+        return np.ascontiguousarray(rows.T).reshape(rows.shape[1] // self._channels, self._channels, len(rows))
+
+    def _close(self, turned: Int64, of_run: NDArray[np.int32], cell: Float64) -> None:
+        """Move the current panes of the streams whose first run begins another into the closed ones."""
+        first = turned[(turned == 0) | (of_run[turned] != of_run[turned - 1])]
+        stream = of_run[first]
+        old = self._pane[stream]
+        known = old != _NO_PANE
+        if self._before and known.any():
+            stream, old, first = stream[known], old[known], first[known]
+            slot = old % self._slots
+            self._closed_pane[stream, slot] = old
+            self._closed[stream, slot] = _rows(_moments(self._planes(cell[first])))
+
+    def _running(self, runs: Runs, start: Float64, offset_s: Float64, values: Float64) -> Float64:
+        """The current pane's cell after each reading, shape (fields, c, n)."""
+        x = np.ascontiguousarray(values.T)
+        valid = ~np.isnan(x)
+        complete = bool(valid.all())
+        reference = start[_REFERENCE]
+        fresh = start[_COUNT] == 0
         if fresh.any():
-            reference = np.where(fresh, first_valid(runs, values, valid), reference)
-        x = np.where(valid, values - reference[runs.of_row], 0.0)
-        t = np.where(valid, (offset_ns / 1e9)[:, None], 0.0)
-        cells = np.empty((*values.shape, _FIELDS))
-        added = np.stack([valid.astype(np.float64), x, x * x, t, t * t, t * x], axis=-1)
-        cells[..., :_ADDED] = runs.accumulate(np.add, added, start[..., :_ADDED])
-        cells[..., _REFERENCE] = reference[runs.of_row]
-        cells[..., _MIN] = runs.accumulate(np.minimum, np.where(valid, values, np.inf), start[..., _MIN])
-        cells[..., _MAX] = runs.accumulate(np.maximum, np.where(valid, values, -np.inf), start[..., _MAX])
+            first = x.take(runs.starts, axis=-1) if complete else first_valid(runs, values, valid.T).T
+            reference = np.where(fresh, first, reference)
+        low = high = x
+        by_row = reference.take(runs.of_row, axis=-1)
+        added = np.empty((_ADDED, *x.shape))
+        np.subtract(x, by_row, out=added[_SUM])
+        added[_COUNT], added[_T1] = valid, offset_s
+        if not complete:
+            added[_SUM][~valid] = added[_T1][~valid] = 0.0
+            low, high = np.where(valid, x, np.inf), np.where(valid, x, -np.inf)
+        np.multiply(added[_SUM], added[_SUM], out=added[_SQUARE])
+        np.multiply(added[_T1], added[_T1], out=added[_T2])
+        np.multiply(added[_T1], added[_SUM], out=added[_TX])
+        cells = np.empty((len(_CELL), *x.shape))
+        cells[:_ADDED] = runs.scan(np.add, added, start[:_ADDED])
+        cells[_REFERENCE] = by_row
+        cells[_MIN], cells[_MAX] = runs.scan(np.minimum, low, start[_MIN]), runs.scan(np.maximum, high, start[_MAX])
         return cells
 
-    def _closed_panes(self, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64) -> Float64:
-        """For each run, the moments of the panes before its own; shape (runs, fields, c)."""
-        closed = self._closed[run_stream]
-        changed = np.flatnonzero(self._closed_of[run_stream] != run_pane)
+    def _merged_before(self, of_run: NDArray[np.int32], run_pane: Int64, final: Float64) -> Float64:
+        """For each run, the moments of the panes before its own, relative to its begin; shape (runs, fields * c)."""
+        merged = self._merged.take(of_run, axis=0)
+        changed = np.flatnonzero(self._merged_of[of_run] != run_pane)
         if len(changed):
-            merged = self._merge_before(changed, run_stream, run_pane, final)
-            closed[changed] = np.stack(merged, axis=1)
-        return closed
-
-    def _merge_before(self, wanted: Int64, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64) -> Moments:
-        """Panes before the runs `wanted`, merged oldest first; times are relative to the run's own pane."""
-        m, before = len(wanted), self.panes - 1
-        stream, pane = run_stream[wanted], run_pane[wanted]
-        run = np.full((m, before), -1)  # which run of this batch holds the pane, -1 if none does
-        for back in range(1, min(self.panes, len(run_stream))):
-            earlier = np.maximum(wanted - back, 0)
-            distance = pane - run_pane[earlier]
-            rows = np.flatnonzero((wanted >= back) & (run_stream[earlier] == stream) & (distance < self.panes))
-            if len(rows) == 0:
-                break
-            run[rows, before - distance[rows]] = earlier[rows]
-        merged = _moments(_empty_cells((m, self._channels)), 0.0)
-        for place in range(before):  # one pane at a time: all of them at once would be the node's largest array
-            back = before - place
-            slot = (pane - back) % self.panes
-            here, stored = run[:, place] >= 0, self._pane[stream, slot] == pane - back
-            if not (here | stored).any():
-                continue
-            cells = _empty_cells((m, self._channels))
-            cells[stored] = self._cells[stream[stored], slot[stored]]  # of an earlier batch
-            cells[here] = final[run[here, place]]  # of this batch, which is newer
-            merged = merged.merge(_moments(cells, -back * self.pane_ns / 1e9))
+            merged[changed] = _rows(self._merge_closed(changed, of_run, run_pane, final))
         return merged
 
-    def _store(self, run_stream: NDArray[np.int32], run_pane: Int64, final: Float64, closed: Float64) -> None:
-        last = np.flatnonzero(np.append(run_stream[1:] != run_stream[:-1], True))
-        newest = np.repeat(run_pane[last], np.diff(last, prepend=-1))
-        kept = np.flatnonzero(run_pane > newest - self.panes)
-        slot = run_pane[kept] % self.panes
-        self._pane[run_stream[kept], slot] = run_pane[kept]
-        self._cells[run_stream[kept], slot] = final[kept]
-        self._closed_of[run_stream[last]], self._closed[run_stream[last]] = run_pane[last], closed[last]
+    def _merge_closed(self, wanted: Int64, of_run: NDArray[np.int32], run_pane: Int64, final: Float64) -> Float64:
+        """Panes before the runs `wanted`, merged oldest first; shape (fields, c, wanted)."""
+        stream, pane = of_run[wanted], run_pane[wanted]
+        merged = self._planes(np.repeat(self._nothing[None], len(wanted), axis=0))
+        run = self._runs_before(wanted, of_run, run_pane)
+        closed, base = self._closed.reshape(-1, len(self._nothing)), stream.astype(np.int64) * self._slots
+        for back in range(self._before, 0, -1):  # one pane at a time: all at once would be the node's largest array
+            slot = (pane - back) % self._slots
+            stored, here = self._closed_pane[stream, slot] == pane - back, run[back] >= 0
+            if not (stored | here).any():
+                continue
+            rows = closed.take(base + slot, axis=0)
+            if not stored.all():
+                rows[~stored] = self._nothing
+            if here.any():  # of this batch, which is newer than what is stored
+                rows[here] = final[run[back][here]]
+            later = self._planes(rows)
+            np.add(later[_T_MEAN], -back * self.pane_ns / 1e9, out=later[_T_MEAN], where=later[_N] > 0)
+            _merge(merged, later)
+        return merged
+
+    def _runs_before(self, wanted: Int64, of_run: NDArray[np.int32], run_pane: Int64) -> Int64:
+        """Which run of this batch holds the pane so many before `wanted`'s; -1 if none. Shape (panes, wanted)."""
+        run = np.full((self.panes, len(wanted)), -1)
+        for back in range(1, min(self.panes, len(of_run))):
+            earlier = np.maximum(wanted - back, 0)
+            distance = run_pane[wanted] - run_pane[earlier]
+            near = (wanted >= back) & (of_run[earlier] == of_run[wanted]) & (distance < self.panes)
+            at = np.flatnonzero(near)
+            if len(at) == 0:
+                break
+            run[distance[at], at] = earlier[at]
+        return run
+
+    def _store(
+        self, runs: Runs, of_run: NDArray[np.int32], run_pane: Int64, cells: Float64, final: Float64, merged: Float64
+    ) -> None:
+        is_last = np.append(of_run[1:] != of_run[:-1], True)
+        last = np.flatnonzero(is_last)
+        if self._before and len(last) < len(of_run):
+            newest = np.repeat(run_pane[last], np.diff(last, prepend=-1))
+            kept = np.flatnonzero(~is_last & (run_pane >= newest - self._before))
+            slot = run_pane[kept] % self._slots
+            self._closed_pane[of_run[kept], slot] = run_pane[kept]
+            self._closed[of_run[kept], slot] = final[kept]
+        stream = of_run[last]
+        self._pane[stream] = self._merged_of[stream] = run_pane[last]
+        self._cell[stream] = _rows(cells.take(runs.ends[last], axis=-1))
+        self._merged[stream] = merged[last]
 
 
 def statistic(m: Moments, stat: Stat) -> Float64:
@@ -268,13 +366,6 @@ def statistic(m: Moments, stat: Stat) -> Float64:
         return np.where(m.n > 0, found, np.nan)
 
 
-def _empty_cells(shape: tuple[int, ...]) -> Float64:
-    cells = np.zeros((*shape, _FIELDS))
-    cells[..., _MIN] = np.inf
-    cells[..., _MAX] = -np.inf
-    return cells
-
-
 def first_valid(runs: Runs, values: Float64, valid: NDArray[np.bool_]) -> Float64:
     """The first value of each run and channel, 0 where there is none; shape (runs, c)."""
     n = len(values)
@@ -285,19 +376,44 @@ def first_valid(runs: Runs, values: Float64, valid: NDArray[np.bool_]) -> Float6
     return np.where(inside, picked, 0.0)
 
 
-def _moments(cells: Float64, origin_s: float) -> Moments:
-    """Moments of cells, whose pane begins at `origin_s`."""
-    count, s1, t1 = cells[..., _COUNT], cells[..., _SUM], cells[..., _T1]
-    some = np.maximum(count, 1.0)
-    x_mean, t_mean = s1 / some, t1 / some
-    filled = count > 0
-    return Moments(
-        count,
-        np.where(filled, cells[..., _REFERENCE] + x_mean, 0.0),
-        np.maximum(cells[..., _SQUARE] - s1 * x_mean, 0.0),
-        cells[..., _MIN],
-        cells[..., _MAX],
-        np.where(filled, t_mean + origin_s, 0.0),
-        np.maximum(cells[..., _T2] - t1 * t_mean, 0.0),
-        cells[..., _TX] - t1 * x_mean,
-    )
+def _longer(array: Float64, more: int) -> Float64:
+    return np.concatenate([array, np.empty((more, *array.shape[1:]))])
+
+
+def _rows(planes: Float64) -> Float64:
+    """Planes of shape (fields, c, m) → rows of state, (m, fields * c)."""
+    fields, channels, m = planes.shape
+    return planes.reshape(fields * channels, m).T
+
+
+def _moments(cells: Float64) -> Float64:
+    """Moments of cells, shape (fields, c, n), with times from the pane's begin."""
+    s1, t1 = cells[_SUM], cells[_T1]
+    found = np.empty((len(_NOTHING), *cells.shape[1:]))
+    some = np.maximum(cells[_COUNT], 1.0)
+    x_mean, t_mean = s1 / some, np.divide(t1, some, out=found[_T_MEAN])
+    found[_N], found[_LOW], found[_HIGH] = cells[_COUNT], cells[_MIN], cells[_MAX]
+    np.add(cells[_REFERENCE], x_mean, out=found[_MEAN])  # of an empty cell both are 0
+    np.subtract(cells[_SQUARE], s1 * x_mean, out=found[_M2])
+    np.subtract(cells[_T2], t1 * t_mean, out=found[_TT])
+    np.subtract(cells[_TX], t1 * x_mean, out=found[_TT_X])
+    for field in (_M2, _TT):
+        np.maximum(found[field], 0.0, out=found[field])
+    return found
+
+
+def _merge(into: Float64, later: Float64) -> None:
+    """Add `later`; both have the shape (fields, c, n). Merging with an empty one gives the other to the last bit."""
+    n = into[_N] + later[_N]
+    share = later[_N] / np.maximum(n, 1.0)
+    weight = into[_N] * share
+    dx, dt = later[_MEAN] - into[_MEAN], later[_T_MEAN] - into[_T_MEAN]
+    into[_N] = n
+    into[_MEAN] += dx * share
+    into[_T_MEAN] += dt * share
+    np.minimum(into[_LOW], later[_LOW], out=into[_LOW])
+    np.maximum(into[_HIGH], later[_HIGH], out=into[_HIGH])
+    for field, product in ((_M2, dx * dx), (_TT, dt * dt), (_TT_X, dt * dx)):
+        into[field] += later[field]
+        product *= weight
+        into[field] += product
