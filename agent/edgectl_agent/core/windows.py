@@ -140,9 +140,8 @@ class Windows:
         self.pane_ns = max(1, window_ns // panes)
         self.panes = panes
         self._channels = channels
-        self._before = panes - 1
+        self._slots = panes - 1
         """How many closed panes a window has."""
-        self._slots = max(self._before, 1)
         self._empty = np.repeat(_CELL, channels)
         self._nothing = np.repeat(_NOTHING, channels)
         self._pane: Int64 = np.empty(0, np.int64)
@@ -188,8 +187,9 @@ class Windows:
     @property
     def bytes_per_stream(self) -> int:
         """What one stream costs in memory."""
-        arrays: tuple[NDArray[Any], ...] = (self._pane, self._cells, self._closed_of, self._closed)
-        return sum(array.itemsize * math.prod(array.shape[1:]) for array in arrays)
+        numbers = (self._pane, self._closed_pane, self._merged_of)
+        moments = (self._cell, self._closed, self._merged)
+        return sum(array.itemsize * math.prod(array.shape[1:]) for array in (*numbers, *moments))
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -224,7 +224,7 @@ class Windows:
         self._closed = np.empty((streams, self._slots, len(self._nothing)))
         for slot in range(self.panes):
             known = np.flatnonzero(
-                (pane[:, slot] >= self._pane - self._before) & (slot != newest) & (self._pane != _NO_PANE)
+                (pane[:, slot] >= self._pane - self._slots) & (slot != newest) & (self._pane != _NO_PANE)
             )
             number = pane[known, slot]
             moments = _moments(np.ascontiguousarray(cells[known, slot].transpose(2, 1, 0)))
@@ -235,12 +235,10 @@ class Windows:
         have = len(self._pane)
         if streams > have:
             more = max(streams - have, have // 4)
-            no_pane = np.full((more, self._slots), _NO_PANE)
-            self._pane, self._merged_of = (
-                np.append(self._pane, no_pane[:, 0]),
-                np.append(self._merged_of, no_pane[:, 0]),
-            )
-            self._closed_pane = np.concatenate([self._closed_pane, no_pane])
+            no_pane = np.full(more, _NO_PANE)
+            self._pane, self._merged_of = np.append(self._pane, no_pane), np.append(self._merged_of, no_pane)
+            no_panes = np.full((more, self._slots), _NO_PANE)
+            self._closed_pane = np.concatenate([self._closed_pane, no_panes])
             self._cell = _longer(self._cell, more)
             self._closed, self._merged = _longer(self._closed, more), _longer(self._merged, more)
 
@@ -254,7 +252,7 @@ class Windows:
         stream = of_run[first]
         old = self._pane[stream]
         known = old != _NO_PANE
-        if self._before and known.any():
+        if self._slots and known.any():
             stream, old, first = stream[known], old[known], first[known]
             slot = old % self._slots
             self._closed_pane[stream, slot] = old
@@ -301,7 +299,7 @@ class Windows:
         merged = self._planes(np.repeat(self._nothing[None], len(wanted), axis=0))
         run = self._runs_before(wanted, of_run, run_pane)
         closed, base = self._closed.reshape(-1, len(self._nothing)), stream.astype(np.int64) * self._slots
-        for back in range(self._before, 0, -1):  # one pane at a time: all at once would be the node's largest array
+        for back in range(self._slots, 0, -1):  # one pane at a time: all at once would be the node's largest array
             slot = (pane - back) % self._slots
             stored, here = self._closed_pane[stream, slot] == pane - back, run[back] >= 0
             if not (stored | here).any():
@@ -334,9 +332,9 @@ class Windows:
     ) -> None:
         is_last = np.append(of_run[1:] != of_run[:-1], True)
         last = np.flatnonzero(is_last)
-        if self._before and len(last) < len(of_run):
+        if self._slots and len(last) < len(of_run):
             newest = np.repeat(run_pane[last], np.diff(last, prepend=-1))
-            kept = np.flatnonzero(~is_last & (run_pane >= newest - self._before))
+            kept = np.flatnonzero(~is_last & (run_pane >= newest - self._slots))
             slot = run_pane[kept] % self._slots
             self._closed_pane[of_run[kept], slot] = run_pane[kept]
             self._closed[of_run[kept], slot] = final[kept]
