@@ -51,7 +51,7 @@ class Fields(_Strict, frozen=True, kw_only=True):
     time: Column
     channels: dict[str, Column] = {}
     """Numbers."""
-    categories: dict[Name, Column] = {}
+    categories: dict[str, Column] = {}
     """Text, whole numbers or truth values that name something: a merchant, a country, a log level."""
     zone: str = "UTC"
     """Of times without an offset."""

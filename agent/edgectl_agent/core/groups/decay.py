@@ -78,7 +78,8 @@ def deviation(residual: Float64, habit: Weighted) -> Float64:
     A spread counts as at least 1 % of the habit's mean, so that one without any spread still gives a finite number.
     """
     spread = np.maximum(habit.std, _LEAST_SPREAD * np.abs(habit.mean))
-    z = np.divide(residual, spread, out=np.sign(residual) * Z_LIMIT, where=spread > 0)
+    with np.errstate(over="ignore"):
+        z = np.divide(residual, spread, out=np.sign(residual) * Z_LIMIT, where=spread > 0)
     return np.clip(z, -Z_LIMIT, Z_LIMIT)
 
 

@@ -51,6 +51,13 @@ class Rows:
         return len(self.stream)
 
 
+def elapsed(since: Int64, now: Int64) -> Int64:
+    """``now - since``, 0 where `since` is `NEVER`, at most what 64 bits hold: 292 years."""
+    passed = now - np.where(since == NEVER, now, since)
+    found: Int64 = np.where(passed < 0, np.iinfo(np.int64).max, passed)
+    return found
+
+
 class StreamArrays:
     """Arrays whose first axis is the stream; they grow as streams appear, each by a declared first state."""
 

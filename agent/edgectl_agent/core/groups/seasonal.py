@@ -24,7 +24,7 @@ import numpy as np
 from edgectl_agent.core.batch import Float64, Int32, Int64
 from edgectl_agent.core.bundle import FeatureSpec, Period, SeasonalFeatures
 from edgectl_agent.core.groups.decay import Weighted, deviation, power, running_cells, weighted
-from edgectl_agent.core.groups.interface import MONDAY_NS, NEVER, Group, Rows, StreamArrays, channel_columns
+from edgectl_agent.core.groups.interface import MONDAY_NS, NEVER, Group, Rows, StreamArrays, channel_columns, elapsed
 from edgectl_agent.core.units import DAY_NS
 from edgectl_agent.core.windows import Runs
 
@@ -126,5 +126,5 @@ class _Baseline:
         return np.stack(self._faded(known, when, began).merge(visit), axis=1)
 
     def _faded(self, known: Float64, when: Int64, now: Int64) -> Weighted:
-        age = np.where(when == NEVER, 0, now - np.where(when == NEVER, 0, when))
-        return Weighted(*known.swapaxes(0, 1)).fade(power(-age / self._half_life_ns)[:, None])
+        halvings = elapsed(when, now) / self._half_life_ns
+        return Weighted(*known.swapaxes(0, 1)).fade(power(-halvings)[:, None])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.bundle import FeatureSpec, TimingFeatures
 from edgectl_agent.core.groups.decay import DecayedMoments
-from edgectl_agent.core.groups.interface import NEVER, Group, Rows, StreamArrays
+from edgectl_agent.core.groups.interface import NEVER, Group, Rows, StreamArrays, elapsed
 from edgectl_agent.core.windows import Runs
 
 
@@ -40,8 +40,7 @@ class Timing(Group):
         before = np.roll(rows.event_time, 1)
         before[runs.starts] = self.state["newest"][stream]
         self.state["newest"][stream] = rows.event_time[runs.ends]
-        known = before != NEVER
-        return np.where(known, np.where(known, rows.event_time - before, 0) / 1e9, np.nan)
+        return np.where(before == NEVER, np.nan, elapsed(before, rows.event_time) / 1e9)
 
     def _rate(self, rows: Rows) -> Float64:
         after, _ = self._count.push(rows.stream, rows.event_time, np.ones((len(rows), 1)))
