@@ -44,7 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "store": ("edgectl.cli.store:app", "Back up, restore, migrate and prune the fleet's state."),
     "wheelhouse": ("edgectl.cli.wheelhouse:app", "Collect the agent's wheels for nodes without a package index."),
     "completion": ("edgectl.cli.help:completion", "Print the completion script for a shell."),
-    "help": ("edgectl.cli.help:app", "Explain exit codes and fleet.yaml."),
+    "help": ("edgectl.cli.help:app", "Explain exit codes, fleet.yaml and recipes."),
 }
 
 

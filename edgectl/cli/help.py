@@ -41,6 +41,14 @@ def fleet_yaml() -> None:
     write(text().rstrip("\n"))
 
 
+@app.command("recipe.yaml")
+def recipe_yaml() -> None:
+    """Print an example recipe with every key explained."""
+    from edgectl.inventory.example import RECIPE, text
+
+    write(text(RECIPE).rstrip("\n"))
+
+
 def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")]) -> None:
     """Print the completion script for a shell, as in: source <(edgectl completion bash)."""
     from typer._completion_shared import get_completion_script

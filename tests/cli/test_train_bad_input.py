@@ -50,6 +50,17 @@ def test_an_unknown_recipe_ends_with_4_and_the_closest_name(shell: Shell) -> Non
     refused(shell, 4, "sensro", "--data", series(shell), says="unknown recipe 'sensro' → did you mean 'sensor'")
 
 
+def test_a_wrong_feature_in_the_recipe_is_named_by_its_place_and_the_commented_recipe_shows_the_right_one(
+    shell: Shell,
+) -> None:
+    folder = shell.folder / "models" / "mine"
+    folder.mkdir(parents=True)
+    text = shell.ok("help", "recipe.yaml")
+    (folder / "recipe.yaml").write_text(text.replace("tumbling: 1d", "tumbling: 1 day"))
+    says = "models/mine/recipe.yaml: features[3].tumbling: expected a duration such as 30s, 5m or 24h, found '1 day'"
+    refused(shell, 3, "mine", "--data", series(shell), says=says)
+
+
 def test_an_unknown_key_in_the_recipe_is_named_by_its_path(shell: Shell) -> None:
     folder = shell.folder / "models" / "mine"
     folder.mkdir(parents=True)

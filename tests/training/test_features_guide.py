@@ -10,8 +10,10 @@ import yaml
 from edgectl_agent.core.bundle import FeatureSpec
 from edgectl_agent.core.features import FeatureBuilder, feature_names
 
+from edgectl.inventory import example
 from edgectl.training.feature_entries import FORMS
 from edgectl.training.recipe import Recipe, load
+from edgectl.training.recipe_file import AlertsEntry, ChannelEntry, FeatureEntry, RecipeFile, ShipEntry
 
 GUIDE = (Path(__file__).parents[2] / "docs/guides/features.md").read_text(encoding="utf-8")
 COSTS = re.findall(r"^\| `(\{.+\})` \| (\d+) \|$", GUIDE, re.MULTILINE)
@@ -33,6 +35,17 @@ def test_the_example_is_a_recipe(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     names = feature_names(recipe(tmp_path, example).features)
     assert {"amount.sum.1d", "amount.z.half30d", "land.new.30d", "shop.distinct.1d", "rate.half1h"} <= set(names)
+
+
+def test_the_commented_recipe_loads_and_has_every_key(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(example.text(example.RECIPE), encoding="utf-8")
+    assert len(feature_names(load(path).features)) == 41
+    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(plain) == set(RecipeFile.__struct_fields__)
+    assert {key for entry in plain["features"] for key in entry} == set(FeatureEntry.__struct_fields__)
+    assert set(plain["channels"]["amount"]) == set(ChannelEntry.__struct_fields__)
+    assert {*plain["alerts"], *plain["ship"]} == {*AlertsEntry.__struct_fields__, *ShipEntry.__struct_fields__}
 
 
 def test_every_kind_of_feature_is_in_the_guide() -> None:
