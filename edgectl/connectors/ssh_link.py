@@ -6,6 +6,7 @@ a jump host; `edgectl.connectors.ssh_reach` says which node is meant.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -75,9 +76,9 @@ class Link:
         self._idle: list[paramiko.SFTPClient] = []
         self._gone = ""
 
-    def watch(self, heard: Heard) -> None:
+    def watch(self) -> None:
         """Close it once the machine is gone: what waits for an answer, or for room to write, ends with `LinkError`."""
-        pulse = Pulse(heard, self.hop.alive_s, self.hop.gone_s)
+        pulse = Pulse(self._transport.sock, self.hop.alive_s, self.hop.gone_s)
         ask(self._transport, self.hop.alive_s)
 
         def look() -> bool:
@@ -139,11 +140,11 @@ class Link:
             yield session
         except (paramiko.SSHException, EOFError, TimeoutError) as e:
             self.close()
-            raise LinkError(self._gone or _broke(self.hop, e)) from e
+            raise LinkError(self._why(e)) from e
         except OSError as e:
             if session.get_channel().closed:
                 self.close()
-                raise LinkError(self._gone or _broke(self.hop, e)) from e
+                raise LinkError(self._why(e)) from e
             raise
         finally:
             if not session.get_channel().closed:
@@ -157,6 +158,13 @@ class Link:
                     return session
         with self._limit(OPEN_S, f"no SFTP session within {OPEN_S:g} s"):
             return _sftp(self._transport)
+
+    def _why(self, e: BaseException) -> str:
+        """What ended it: `e` may be no more than what its user noticed of that."""
+        died = self._transport.sock.died
+        if died is not None and died.errno == errno.ETIMEDOUT:
+            self._gone = f"{self.hop.place} has not answered for {self.hop.gone_s:g} s"
+        return self._gone or _broke(self.hop, died or e)
 
     def close(self) -> None:
         with suppress(Exception):  # wakes paramiko's reader, which would notice within a second otherwise
@@ -181,7 +189,7 @@ class Link:
             raise LinkError(_broke(self.hop, e)) from e
         except _BROKEN as e:
             self.close()  # paramiko's reader may not have noticed yet, and the next user must not get this one
-            raise LinkError(late if ended.is_set() else self._gone or _broke(self.hop, e)) from e
+            raise LinkError(late if ended.is_set() else self._why(e)) from e
 
 
 def connect(hop: Hop, passphrase: Passphrase, beneath: Link | None = None) -> Link:
@@ -201,7 +209,7 @@ def connect(hop: Hop, passphrase: Passphrase, beneath: Link | None = None) -> Li
         if beneath is None:
             transport.set_keepalive(hop.alive_s)
         else:
-            link.watch(transport.sock)
+            link.watch()
     except BaseException:
         link.close()
         raise
@@ -219,7 +227,7 @@ def host_key(hop: Hop, beneath: Link | None = None) -> tuple[str, bytes]:
 
 
 def _handshake(hop: Hop, beneath: Link | None, pins: Pins) -> paramiko.Transport:
-    sock = _socket(hop) if beneath is None else Heard(_channel(hop, beneath))
+    sock = Heard(_socket(hop) if beneath is None else _channel(hop, beneath))
     try:
         transport = paramiko.Transport(sock)
     except _BROKEN as e:
@@ -358,7 +366,7 @@ def _broke(hop: Hop, e: BaseException) -> str:
 
 
 def _why(e: BaseException) -> str:
-    if isinstance(e, EOFError):
+    if isinstance(e, EOFError) or str(e).startswith("Server connection dropped"):  # paramiko's SFTP, for an EOFError
         return "the other side closed it"
     said = getattr(e, "strerror", None) or str(e) or type(e).__name__
     return said.rstrip(".")[:1].lower() + said.rstrip(".")[1:]

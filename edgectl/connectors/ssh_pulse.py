@@ -7,25 +7,49 @@ OpenSSH's ``ServerAliveInterval`` does it: any answer will do, and none at all f
 
 from __future__ import annotations
 
+import errno
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import paramiko
 from paramiko.common import cMSG_GLOBAL_REQUEST
 
+_ALIVE = (None, errno.EAGAIN, errno.EBADF)
+"""Not what a connection dies of: no answer yet, or we have closed it."""
+
 
 class Heard:
-    """A socket, or what looks like one, that counts what arrives."""
+    """A socket, or what looks like one, that counts what arrives and keeps what it died of.
+
+    The kernel says that once, to whoever asks first; everybody else hears that the other side closed it.
+    """
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
         self.size = 0
         """Bytes."""
+        self.died: OSError | None = None
 
     def recv(self, size: int) -> bytes:
-        found: bytes = self._socket.recv(size)
+        with self._dying():
+            found: bytes = self._socket.recv(size)
         self.size += len(found)
         return found
+
+    def send(self, data: bytes) -> int:
+        with self._dying():
+            return int(self._socket.send(data))
+
+    @contextmanager
+    def _dying(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            if self.died is None and e.errno not in _ALIVE:
+                self.died = e
+            raise
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
