@@ -117,6 +117,17 @@ def held(host: Host, layout: Layout, command: str, since: str, who: str = "") ->
             host.run(_call(_DROP, file(layout), who), root=layout.root, timeout_s=20)
 
 
+def clear(host: Host, layout: Layout) -> None:
+    """Give a machine back that a process held which has ended: a cut link kept it from doing so. Raises as `Host.run`.
+
+    A rerun that finds the work done takes no lease, and would leave others waiting for the end of the old one.
+    """
+    path = file(layout)
+    left = host.run(f"sed -n 2p {words(path)} 2> /dev/null", root=layout.root).text
+    if left and ended(left):
+        host.run(_call(_DROP, path, left), root=layout.root)
+
+
 class _Taken(LockHeld):
     def __init__(self, message: str, token: str) -> None:
         super().__init__(message, hint="wait for it to end, or stop it")

@@ -18,7 +18,7 @@ from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Report
 
 from edgectl.core.errors import RemoteRefused
-from edgectl.machine import environment, switch
+from edgectl.machine import environment, lease, switch
 from edgectl.machine.environment import Environment
 from edgectl.machine.interface import Host
 from edgectl.machine.layout import AGENT, Layout
@@ -103,6 +103,7 @@ class Move:
         if keep:
             environment.prune(self.host, self.layout, keep)
         switch.forget(self.host, self.layout, (self.id,))
+        lease.clear(self.host, self.layout)
 
     def _target(self) -> str:
         if self.environment is not None:

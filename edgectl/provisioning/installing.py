@@ -146,6 +146,8 @@ class Installer:
             if todo and not dry_run:
                 with self.hold(node, host, layout):
                     self._carry_out(node, host, layout, wanted, todo, facts)
+            elif not dry_run:
+                lease.clear(host, layout)
         return Installed(
             node=node.name,
             state="planned" if dry_run and todo else "installed" if todo else "unchanged",

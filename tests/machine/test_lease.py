@@ -1,0 +1,90 @@
+"""One operator at a time at a machine, by real files and real processes of this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgectl.core.errors import LockHeld
+from edgectl.machine import lease
+from edgectl.machine.layout import Layout
+from edgectl.workspace import operator
+from tests.support.this_host import ThisHost
+
+HOST = ThisHost()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Iterator[Layout]:
+    made = Layout.within(str(tmp_path))
+    yield made
+    Path(lease.file(made)).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """Another process on this machine."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+def token(process: subprocess.Popen[bytes]) -> str:
+    return f"{operator()} (pid {process.pid}, since {psutil.Process(process.pid).create_time():.2f})"
+
+
+def leave(layout: Layout, who: str) -> None:
+    """As a process whose link was cut leaves it."""
+    note = '{"who": "mona@desk", "command": "nodes bootstrap press-01", "since": "2026-01-01T00:00:00"}'
+    lease._take(HOST, layout, who, note, dead="")
+
+
+def traces(layout: Layout) -> list[str]:
+    path = Path(lease.file(layout))
+    return [found.name for found in path.parent.glob(f"{path.name}*")]
+
+
+def test_who_is_at_work_is_told_and_the_machine_is_free_afterwards(
+    layout: Layout, other: subprocess.Popen[bytes]
+) -> None:
+    with lease.held(HOST, layout, "nodes remove press-01", "2026-01-01T00:00:00", token(other)) as mine:
+        mine.renew()
+        said = r"has been at work on it since 2026-01-01T00:00:00 with `edgectl nodes remove press-01`"
+        with pytest.raises(LockHeld, match=said), lease.held(HOST, layout, "nodes bootstrap press-01", ""):
+            pass
+    assert traces(layout) == []
+
+
+def test_what_a_process_of_this_machine_left_when_it_died_is_taken_over(
+    layout: Layout, other: subprocess.Popen[bytes]
+) -> None:
+    leave(layout, token(other))
+    other.kill()
+    other.wait()
+    with lease.held(HOST, layout, "nodes bootstrap press-01", ""):
+        pass
+    assert traces(layout) == []
+
+
+def test_a_rerun_that_finds_the_work_done_gives_back_what_a_dead_process_left_and_nothing_else(
+    layout: Layout, other: subprocess.Popen[bytes]
+) -> None:
+    lease.clear(HOST, layout)
+    leave(layout, f"mona@{os.uname().nodename}.elsewhere (pid 1, since 0.00)")
+    lease.clear(HOST, layout)
+    assert traces(layout), "nobody knows whether a process elsewhere has ended"
+    Path(lease.file(layout)).unlink()
+
+    who = token(other)
+    leave(layout, who)
+    lease.clear(HOST, layout)
+    assert traces(layout), "it is at work"
+    other.kill()
+    other.wait()
+    lease.clear(HOST, layout)
+    assert traces(layout) == []
