@@ -249,7 +249,7 @@ def follow(
 
     Raises:
         NodeUnreachable: the link broke, or there is no outcome within `timeout_s`; the switch goes on by itself.
-        RemoteRefused: its script ends without an outcome, again and again.
+        RemoteRefused: its script ends without an outcome, again and again; the message says what the node runs.
     """
     end_s, again = clock_s() + timeout_s, _AGAIN
     while (found := outcome(host, layout, id_, _LOOK_S)) is None:
@@ -257,7 +257,7 @@ def follow(
             raise NodeUnreachable(f"node {host.name}: no word of how its switch ended within {timeout_s:g} s")
         if not _under_way(host, layout, id_):
             if not again:
-                raise RemoteRefused(f"node {host.name}: its switch ended without a word", status=500, reason="switch")
+                raise _ended(host, layout, id_)
             again -= 1
             go_on(host, layout, id_)
     return found
@@ -307,6 +307,21 @@ def forget(host: Host, layout: Layout, keep: tuple[str, ...]) -> None:
     rest = " ".join(f"! -name {words(id_)}" for id_ in keep)
     host.run(
         f"find {words(f'{layout.home}/switch')} -mindepth 1 -maxdepth 1 {rest} -exec rm -rf {{}} +", root=layout.root
+    )
+
+
+def _ended(host: Host, layout: Layout, id_: str) -> RemoteRefused:
+    """The error for a script that ends without an outcome however often it is started."""
+    look = f"readlink {words(layout.current)}; {words(f'{layout.current}/bin/{AGENT}')} probe --config "
+    done = host.run(f"{look}{words(layout.agent_yaml)} --within 0s 2>&1 > /dev/null", root=layout.root)
+    leads, _, why = done.text.partition("\n")
+    runs = f"{leads.rpartition('/')[2] or 'no agent'} is in place and {'runs' if done.status == 0 else 'is not well'}"
+    return RemoteRefused(
+        f"node {host.name}: its switch ended {_AGAIN + 1} times without an outcome; {runs}"
+        + (f": {why.strip().splitlines()[-1].removeprefix(f'{AGENT}: ')}" if done.status and why.strip() else ""),
+        status=500,
+        hint=f"see what ends {folder(layout, id_)}/switch.sh there, then run the same command again",
+        reason="switch",
     )
 
 

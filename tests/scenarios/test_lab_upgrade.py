@@ -58,6 +58,8 @@ def test_an_upgrade_whose_operator_was_killed_goes_on_where_it_was_and_keeps_the
     with fleet.shell.start(*command) as first:
         until(lambda: any(fleet.lab[n].console("ls /opt/edgectl-agent/switch/r-1/new").returncode == 0 for n in NAMES))
         first.kill()
+    for name in NAMES:  # as a machine does that ran out of memory, or lost power
+        fleet.lab[name].console("systemctl kill --signal=KILL 'edgectl-agent-switch-*'")
     given = [word for word in command if word not in NAMES]
     done = fleet.json(*given, "--resume", "r-1")
     assert done["state"] == "done"
