@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,24 @@ from edgectl.trust.repository import Repository
 from tests.scenarios.fleets import RECIPE, until
 from tests.support import cuts
 from tests.support.bundles import make_bundle, make_release
-from tests.support.cuts import Cut, broken_scripts, cut, final_files, markdown, moments, report, torn
+from tests.support.cuts import (
+    Cut,
+    Row,
+    broken_environments,
+    broken_switches,
+    contents,
+    cut,
+    doing,
+    final_files,
+    installed,
+    lasts,
+    markdown,
+    moments,
+    own,
+    report,
+    settle,
+    torn,
+)
 from tests.support.lab import Lab, Node
 from tests.support.machines import MachineFleet, other_agent, running, temporary_files, wheelhouse
 
@@ -32,8 +49,8 @@ pytestmark = pytest.mark.needs("lab", "system-python")
 
 MANY = int(os.environ.get("EDGECTL_CUTS", "0"))
 SEED = int(os.environ.get("EDGECTL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
-REACHES_S = 0.8
-"""A command needs about so long until it opens its first connection."""
+SAID = {0: "confirmed", 31: "unreachable", 32: "silent"}
+"""Exit code → what the journal then says of the only node."""
 
 
 class Bench(MachineFleet):
@@ -41,7 +58,7 @@ class Bench(MachineFleet):
 
     def __init__(self, folder: Path, lab: Lab, wheels: Path) -> None:
         super().__init__(folder / "mona", lab)
-        self.wheels, self.cuts = wheels, list[Cut]()
+        self.wheels, self.rows = wheels, list[Row]()
         impatient = folder / "ssh_config"
         impatient.write_text(cuts.IMPATIENT)
         self.impatient = type(self.shell)(self.shell.folder, {"EDGECTL_SSH_CONFIG": str(impatient)})
@@ -52,10 +69,6 @@ class Bench(MachineFleet):
         source = {"s": {"type": "tail", "path": "/var/log/press.jsonl"}}
         self.write("press-01", sources=source, models={"press": ["s"]})
         self.write("spare")
-        self.sources = folder / "sources"
-        self.sources.mkdir()
-        (self.sources / "repo").symlink_to(self.folder / "repo")
-        (self.sources / "wheels").symlink_to(wheels)
 
     def release(self, kind: str = "ok") -> str:
         """Sign one more; returns ``press@VERSION``."""
@@ -76,19 +89,46 @@ class Bench(MachineFleet):
             return store.rollouts.progress(store.rollouts.all(limit=1)[0])
 
     def rollout(self) -> str:
-        """Name of the newest."""
+        """Name of the newest; empty if there was none yet."""
         with Store("sqlite:///.edgectl/state.db", self.folder) as store:
-            return store.rollouts.all(limit=1)[0].name
+            return next((record.name for record in store.rollouts.all(limit=1)), "")
+
+    def events(self, until_ns: int) -> list[str]:
+        """What the newest rollout's journal had by then."""
+        with Store("sqlite:///.edgectl/state.db", self.folder) as store:
+            journal = store.rollouts.journal(store.rollouts.all(limit=1)[0].number)
+        return [entry.event for entry in journal if entry.at_ns <= until_ns]
 
     def until_activated(self, node: Node, former: str) -> None:
         """Wait for the rollout after `former` to order the node to update."""
         until(lambda: self.rollout() != former and self.progress().nodes[node.name].state in ("activated", "confirmed"))
 
-    def timed(self, *args: str) -> float:
-        """How long a command lasts that nobody disturbs."""
-        began = time.monotonic()
-        self.shell.ok(*args, timeout_s=600)
-        return time.monotonic() - began
+    def cut(self, node: Node, command: Callable[[], tuple[str, ...]], share: float, lasts_s: float) -> Attempt:
+        """A cut while a command is at work; if it was faster this time, that is how long it lasts, and once more.
+
+        Args:
+            node: whose cable is pulled.
+            command: prepares, and returns what to run.
+            share: when, of its duration.
+            lasts_s: how long one lasts.
+        """
+        while True:
+            args = command()
+            one = cut(self.impatient, node, args, share * lasts_s)
+            if one.in_time:
+                return Attempt(one, args, lasts_s)
+            assert one.exit == 0, one
+            node.link(up=True)
+            lasts_s = one.ended_s
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A cut in time, of this command, which else lasts so long."""
+
+    cut: Cut
+    args: tuple[str, ...]
+    lasts_s: float
 
 
 @pytest.fixture(scope="module")
@@ -110,102 +150,182 @@ def bench(lab: Lab, tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> I
     print(f"EDGECTL_SEED={SEED}")
     bench = Bench(tmp_path_factory.mktemp("cuts"), lab, wheels)
     yield bench
-    print(f"\nEDGECTL_SEED={SEED}\n{markdown(bench.cuts)}")
+    print(f"\nEDGECTL_SEED={SEED}\n{markdown(bench.rows)}")
 
 
 @pytest.fixture(scope="module")
-def installed_s(bench: Bench) -> float:
+def installed_s(bench: Bench, lab: Lab) -> float:
     """How long the undisturbed bootstrap of press-01 lasted."""
-    return bench.timed("nodes", "bootstrap", "press-01", "--wheelhouse", str(bench.wheels))
+    return lasts(bench.shell, lab["press-01"], ("nodes", "bootstrap", "press-01", "--wheelhouse", str(bench.wheels)))
 
 
-def claims(bench: Bench, node: Node) -> bool:
-    """Whether the journal, or the screen, says that the newest rollout is confirmed on `node`."""
-    said = bench.progress().nodes[node.name].state == "confirmed"
-    screen = json.loads(bench.shell.ok("status", "-o", "json"))["rollout"]["counts"]
-    assert said == (screen.get("confirmed", 0) == 1), screen
+def claim(bench: Bench, node: Node, one: Cut, former: str) -> str:
+    """What edgectl says of `node` after a cut rollout: exit code, journal and screen must agree.
+
+    `former` is the rollout before; if there is no later one, nothing was begun and nothing is said of the node.
+    """
+    if bench.rollout() == former:
+        assert one.exit == 31, one
+        return "nothing begun"
+    said = bench.progress().nodes[node.name].state
+    assert said == SAID[one.exit], one
+    screen = json.loads(bench.shell.ok("status", "-o", "json"))["rollout"]
+    assert screen["name"] == bench.rollout(), screen
+    assert {state for state, count in screen["counts"].items() if count} == {said}, screen
     return said
 
 
-def after_the_rerun(bench: Bench, node: Node, one: Cut, files: tuple[dict[str, str], dict[str, str]]) -> None:
-    """What holds in every case, once the cable is back and the command has been run again."""
-    assert torn(node, *files, final_files(node), bench.sources) == [], one
+def go_on(bench: Bench, node: Node, attempt: Attempt, resume: bool, given: tuple[str, ...]) -> str:
+    """Plug the cable in and complete it, by the same command, or `resume` as it said; returns which."""
+    node.link(up=True)
+    said = attempt.cut.said.partition("edgectl ")[2].split() if "--resume" in attempt.cut.said and resume else []
+    bench.shell.ok(*([*said, *given] if said else attempt.args), timeout_s=600)
+    return "--resume" if said else "same command"
+
+
+def tidy(node: Node, one: Cut) -> None:
+    """What holds once the rerun has completed the command."""
     assert temporary_files(node) == [], one
     assert node.console("find /var/lib/edgectl-agent/spool -name '.*' -type f").stdout == "", one
-    bench.cuts.append(one)
+    assert broken_environments(node) == [], one
 
 
 def test_a_bootstrap_that_is_cut_is_completed_by_the_next(bench: Bench, lab: Lab, installed_s: float) -> None:
     node, command = lab["spare"], ("nodes", "bootstrap", "spare", "--wheelhouse", str(bench.wheels))
-    for after_s in moments(SEED, "bootstrap", installed_s, MANY or 1, REACHES_S):
-        before = final_files(node)
-        one = cut(bench.impatient, node, command, after_s)
+    sources = contents(bench.wheels, bench.folder / "repo")
+    bench.shell.ok(*command, timeout_s=600)
+    undisturbed = installed(final_files(node))
+
+    def anew() -> tuple[str, ...]:
+        bench.shell.ok("nodes", "remove", "spare", "--yes")
+        bench.write("spare")
+        return command
+
+    for share in moments(SEED, "bootstrap", MANY or 1):
+        attempt = bench.cut(node, anew, share, installed_s)
+        one = attempt.cut
         during = final_files(node)
-        assert broken_scripts(node) == []
+        assert torn({}, during, sources, lambda path, sha256: undisturbed.get(path) == sha256 or own(path)) == [], one
+        assert broken_switches(node) == [], one
+        assert broken_environments(node) == [], one
         assert one.exit in (0, 31), one
-        if one.exit == 0:
-            assert report(node) is not None, one
+        ran = "agent" if node.console("systemctl is-active edgectl-agent").returncode == 0 else "nothing"
+        assert one.exit or report(node) is not None, one
+
         node.link(up=True)
         bench.shell.ok(*command, timeout_s=600)
+        assert installed(final_files(node)) == undisturbed, one
         (row,) = bench.json(*command)
         assert row["state"] == "unchanged", one
         assert running(node) == row["environment"]
-        after_the_rerun(bench, node, one, (before, during))
-        bench.shell.ok("nodes", "remove", "spare", "--yes")
-        bench.write("spare")
+        tidy(node, one)
+        bench.rows.append(
+            Row(
+                cut=one,
+                lasts_s=attempt.lasts_s,
+                doing=doing(one, node),
+                claimed="installed" if one.exit == 0 else "nothing",
+                ran=ran,
+                completed_by="same command",
+            )
+        )
 
 
 def test_a_deployment_that_is_cut_claims_nothing_false_and_goes_on(bench: Bench, lab: Lab, installed_s: float) -> None:
     del installed_s
     node, options = lab["press-01"], ("--phases", "100%", "--timeout", "3", "--yes")
-    lasts_s = bench.timed("deploy", bench.release(), *options)
-    for i, after_s in enumerate(moments(SEED, "deploy", lasts_s, MANY or 2, REACHES_S)):
-        command = ("deploy", bench.release(), *options)
-        before = final_files(node)
-        one = cut(bench.impatient, node, command, after_s)
-        during = final_files(node)
-        begun = "r-" in one.said
-        confirmed = begun and claims(bench, node)
-        found = report(node)
-        assert found is not None, one
-        assert not confirmed or found.models[0].bundle == bench.newest(), one
-        assert (one.exit == 0) == confirmed or not begun, one
-        node.link(up=True)
-        go_on = one.said.partition("edgectl ")[2].split() if "--resume" in one.said and i % 2 else command
-        bench.shell.ok(*go_on, timeout_s=600)
-        found = report(node)
-        assert found is not None, one
-        assert found.models[0].bundle == bench.newest(), one
-        after_the_rerun(bench, node, one, (before, during))
+    bench.shell.ok("deploy", bench.release(), *options)
+    lasts_s = lasts(bench.shell, node, ("deploy", bench.release(), *options))
+    before, former, old = dict[str, str](), "", ""
+
+    def next_release() -> tuple[str, ...]:
+        nonlocal before, former, old
+        before, former, old = final_files(node), bench.rollout(), bench.newest()
+        return ("deploy", bench.release(), *options)
+
+    for i, share in enumerate(moments(SEED, "deploy", MANY or 2)):
+        attempt = bench.cut(node, next_release, share, lasts_s)
+        one = attempt.cut
+        assert torn(before, final_files(node), contents(bench.folder / "repo")) == [], one
+        claimed, ran = claim(bench, node, one, former), loaded(node)
+        assert ran in (old, bench.newest()), one
+        assert claimed != "confirmed" or ran == bench.newest(), one
+        step = doing(one, node, bench.events(one.at_ns) if claimed != "nothing begun" else ())
+
+        by = go_on(bench, node, attempt, bool(i % 2), ())
+        assert loaded(node) == bench.newest(), one
+        assert bench.progress().nodes[node.name].state == "confirmed", one
+        assert torn({}, {path: sha256 for path, sha256 in final_files(node).items() if "/spool/" in path},
+                    contents(bench.folder / "repo")) == [], one  # fmt: skip
+        tidy(node, one)
+        bench.rows.append(
+            Row(
+                cut=one,
+                lasts_s=attempt.lasts_s,
+                doing=step,
+                claimed=claimed,
+                ran="new" if ran != old else "old",
+                completed_by=by,
+            )
+        )
+
+
+def loaded(node: Node) -> str:
+    """Digest of the bundle that the agent runs, which must be that of a bundle on its disk."""
+    found = report(node)
+    assert found is not None, node.name
+    there = node.run("sha256sum /var/lib/edgectl-agent/slots/press/*/bundle.bin").split()
+    assert found.models[0].bundle in there
+    return found.models[0].bundle
 
 
 def test_an_upgrade_that_is_cut_goes_on_by_itself_or_when_it_is_run_again(
     bench: Bench, lab: Lab, installed_s: float
 ) -> None:
-    node = lab["press-01"]
-    for i, after_s in enumerate(moments(SEED, "upgrade", installed_s, MANY or 1, REACHES_S)):
-        version = f"0.1.{101 + i}"
-        wheel = other_agent(bench.wheels, version)
-        (bench.sources / version).mkdir()
-        (bench.sources / version / wheel.name).symlink_to(wheel)
-        command = ("nodes", "upgrade", "press-01", "--to", version, "--wheel", str(wheel), "--wheelhouse",
-                   str(bench.wheels), "--phases", "100%", "--yes")  # fmt: skip
-        before = final_files(node)
-        one = cut(bench.impatient, node, command, after_s)
-        during = final_files(node)
-        assert broken_scripts(node) == []
-        found = report(node)
+    node, number = lab["press-01"], 100
+    given = ("--wheelhouse", str(bench.wheels), "--phases", "100%", "--yes")
+    before, former, version = dict[str, str](), "", ""
+    wheels: list[Path] = []
+
+    def next_version() -> tuple[str, ...]:
+        nonlocal before, former, version, number
+        number += 1
+        version = f"0.1.{number}"
+        wheels.append(other_agent(bench.wheels, version))
+        before, former = final_files(node), bench.rollout()
+        return ("nodes", "upgrade", "press-01", "--to", version, "--wheel", str(wheels[-1]), *given)
+
+    lasts_s = lasts(bench.shell, node, next_version())
+    for i, share in enumerate(moments(SEED, "upgrade", MANY or 1)):
+        attempt = bench.cut(node, next_version, share, lasts_s)
+        one = attempt.cut
+        sources = contents(bench.wheels, bench.folder / "repo", *wheels)
+        assert torn(before, final_files(node), sources, lambda path, sha256: own(path)) == [], one
+        assert broken_switches(node) == [], one
+        assert broken_environments(node) == [], one
+        claimed = claim(bench, node, one, former)
+        settle(node)
+        found, ran = report(node), running(node)
         assert found is not None, one
-        if "--resume" in one.said or one.exit == 0:
-            assert not claims(bench, node) or found.agent == version, one
-        node.link(up=True)
-        go_on = one.said.partition("edgectl ")[2].split() if "--resume" in one.said and i % 2 else []
-        bench.shell.ok(*([*go_on, *command[3:9]] if go_on else command), timeout_s=600)
-        found = report(node)
-        assert found is not None, one
-        assert found.agent == version, one
+        assert ran.startswith(f"{found.agent}-"), "the process and what it says of itself"
+        assert claimed != "confirmed" or found.agent == version, one
+        step = doing(one, node, bench.events(one.at_ns) if claimed != "nothing begun" else ())
+
+        by = go_on(bench, node, attempt, bool(i % 2), attempt.args[3:9])
         assert running(node).startswith(f"{version}-"), one
-        after_the_rerun(bench, node, one, (before, during))
+        assert bench.progress().nodes[node.name].state == "confirmed", one
+        assert found.models == () or loaded(node) == found.models[0].bundle, "it keeps its models"
+        tidy(node, one)
+        bench.rows.append(
+            Row(
+                cut=one,
+                lasts_s=attempt.lasts_s,
+                doing=step,
+                claimed=claimed,
+                ran="new" if found.agent == version else "old",
+                completed_by=by,
+            )
+        )
 
 
 def test_unreachable_silent_and_failed_are_told_apart(bench: Bench, lab: Lab, installed_s: float) -> None:

@@ -113,6 +113,8 @@ def left(before: dict[str, Any], node: Node) -> list[str]:
 def temporary_files(node: Node) -> list[str]:
     """Names on `node` that only an unfinished step leaves."""
     found = node.run(
-        "find /etc /opt /var/lib/edgectl-agent /home /tmp -name '*.part' -o -name '*.new' -o -name '*.tmp'"
+        "find /etc /opt /var/lib/edgectl-agent /home /tmp "
+        "-name '*.part' -o -name '*.new' -o -name '*.tmp' -o -name '*.edgectl-*' "
+        "2> /dev/null; ls /run/edgectl-agent.lease* /root/.edgectl-* 2> /dev/null || :"
     )
     return [name for name in found.splitlines() if "/venvs/" not in name or name.endswith(".part")]
