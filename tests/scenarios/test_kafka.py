@@ -124,22 +124,24 @@ def test_killed_agents_and_a_killed_broker_lose_and_double_no_alert(tmp_path: Pa
     part = -(-len(messages) // (2 * KILLS))
     agent, found = node(tmp_path / "n1", broker, "kills"), list[Alert]()
     for life, start in enumerate(range(0, len(messages), part)):
-        producing = threading.Thread(target=broker.send, args=("kills", messages[start : start + part]))
-        producing.start()
+        half, end = start + part // 2, start + part
         agent.start()
-        half_way = (start + part // 2) // STREAMS
-        agent.wait(lambda: agent.answers() and newest_s(agent) >= half_way)  # noqa: B023 - called at once
+        broker.send("kills", messages[start:half])
+        agent.wait(lambda: agent.answers() and newest_s(agent) >= start // STREAMS)  # noqa: B023 - called at once
+        producing = threading.Thread(target=broker.send, args=("kills", messages[half:end]))
+        producing.start()
         if life % 2:
             found += agent.alerts()
             broker.kill()
             broker.start()
-            agent.wait(lambda: newest_s(agent) > half_way)  # noqa: B023
+        agent.wait(lambda: newest_s(agent) > half // STREAMS)  # noqa: B023
         agent.kill()
         producing.join()
     with agent:
         agent.wait(lambda: sum(broker.committed("g-kills", "kills").values()) == len(messages))
         found += agent.alerts()
     assert alerts_per_fault(tmp_path, found) == Counter(faults)
+    print(f"{len(messages):,} readings, {KILLS} kills of the broker, {2 * KILLS} of the agent, {len(faults)} alerts")
 
 
 def test_an_agent_killed_while_it_reads_ends_with_the_same_features_and_alerts(tmp_path: Path, broker: Broker) -> None:
@@ -286,6 +288,27 @@ def test_what_was_deleted_before_it_was_read_is_counted_and_the_rest_is_read(bro
         assert reader.rejected == {"deleted-upstream": 60}
         reader.source.covered(reader.position)
         reader.until(lambda: broker.committed("g-short", "short") == {0: 100})
+
+
+def test_gaps_between_offsets_mean_nothing_and_what_was_not_committed_is_not_read(broker: Broker) -> None:
+    from confluent_kafka import Producer
+
+    broker.topic("gaps")
+    producer = Producer({"bootstrap.servers": broker.address, "transactional.id": "plant", "log_level": 0})
+    producer.init_transactions(START_S)
+    for first, kept in ((0, True), (5, False), (5, True)):  # each end of a transaction takes an offset
+        producer.begin_transaction()
+        for key, value in numbers(first, first + 5):
+            producer.produce("gaps", value, key)
+        producer.flush(START_S)
+        (producer.commit_transaction if kept else producer.abort_transaction)(START_S)
+    with Reader(broker.address, "gaps") as reader:
+        reader.until(lambda: len(reader.values) == 10)
+        assert reader.position is not None
+        assert (reader.values, reader.position["gaps:0"]) == (list(range(10)), 17)
+        broker.send("gaps", numbers(10, 12))
+        reader.until(lambda: len(reader.values) == 12)
+    assert (reader.values, reader.rejected) == (list(range(12)), {})
 
 
 def test_only_what_is_covered_is_committed(broker: Broker) -> None:
