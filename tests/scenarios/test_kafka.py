@@ -265,6 +265,21 @@ def test_poison_is_counted_by_reason_and_holds_nothing_up(broker: Broker) -> Non
     }  # fmt: skip
 
 
+def test_a_batch_that_grows_beyond_all_bounds_when_unpacked_is_counted_and_passed_over(broker: Broker) -> None:
+    from confluent_kafka import Producer
+
+    broker.topic("bomb", compression_type="zstd")
+    broker.send("bomb", numbers(0, 3))
+    settings: dict[str, Any] = {"bootstrap.servers": broker.address, "compression.type": "gzip", "log_level": 0}
+    producer = Producer(settings | {"message.max.bytes": 100_000_000})
+    producer.produce("bomb", b"0" * 50_000_000, b"m")
+    assert producer.flush(START_S) == 0
+    broker.send("bomb", numbers(3, 6))
+    with Reader(broker.address, "bomb") as reader:
+        reader.until(lambda: len(reader.values) == 6)
+    assert (reader.values, reader.rejected) == (list(range(6)), {"corrupt": 1})
+
+
 def test_csv_messages_are_read_by_their_columns(broker: Broker) -> None:
     broker.topic("csv")
     broker.send("csv", [(None, b"%d,m%d,%d\r\n" % (BEGIN, i, i)) for i in range(3)] + [(None, b"1,2")])

@@ -58,6 +58,7 @@ class KafkaSource(Source):
             self._inbox, lambda: self.on_arrival(),
         )  # fmt: skip
         self._member.start()
+        self.waiting = True
 
     def poll(self, limit: int, timeout_s: float) -> Chunk:
         assert self._member is not None

@@ -66,6 +66,8 @@ class Member:
         self._known: dict[Partition, int] = {}
         """What the group's coordinator has acknowledged."""
         self._assigned: set[Partition] = set()
+        self._passed: dict[Partition, int] = {}
+        """Where partitions went on after something that could not be read."""
         self._stopping = self._paused = self._committing = False
         self._look_at_s = self._commit_at_s = 0.0
         self._last_error = ""
@@ -144,28 +146,40 @@ class Member:
         messages = [message for message in fetched if message is not None]
         errors = list(map(Message.error, messages))
         if any(errors):  # not by comparing with None, which librdkafka's errors cannot
+            rest: list[Message] = []
             for message, error in zip(messages, errors, strict=True):
-                if error is not None:
+                if error is None:
+                    rest.append(message)
+                else:
+                    self._pass_on(rest)
+                    rest = []
                     self._on_event(consumer, message, error)
-            messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
-        if messages:
-            self.trouble = ""
-            where: Any = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
-            keys, values = list(map(Message.key, messages)), list(map(Message.value, messages))
-            offsets: Any = list(map(Message.offset, messages))
-            if self._inbox.put(where, offsets, keys, values):
-                self._wake()
+            messages = rest
+        self._pass_on(messages)
+
+    def _pass_on(self, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
+        self.trouble = ""
+        where: Any = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+        offsets: Any = list(map(Message.offset, messages))
+        keys, values = list(map(Message.key, messages)), list(map(Message.value, messages))
+        if self._inbox.put(where, offsets, keys, values):
+            self._wake()
 
     def _on_event(self, consumer: Consumer, message: Message, error: KafkaError) -> None:
         """Something came in a message's place."""
         code, topic, number, offset = error.code(), message.topic(), message.partition(), message.offset() or 0
         if error.fatal() or code == KafkaError._FATAL:
             raise KafkaException(error)
-        if code == KafkaError._AUTO_OFFSET_RESET and topic is not None and number is not None:
-            self._reset(consumer, Partition(topic, number), offset)
-        elif code in _UNREADABLE and topic is not None and number is not None:
-            self._inbox.skip(Partition(topic, number), offset + 1, "corrupt", 1)
-            self._wake()
+        if topic is not None and number is not None and code in (KafkaError._AUTO_OFFSET_RESET, *_UNREADABLE):
+            partition = Partition(topic, number)
+            if offset < self._passed.get(partition, -1):
+                return  # said again before it was passed over
+            if code == KafkaError._AUTO_OFFSET_RESET:
+                self._reset(consumer, partition, offset)
+            else:
+                self._go_on(consumer, partition, offset + 1, "corrupt", 1)
         elif code != KafkaError._PARTITION_EOF:
             self._say(f"{topic}: {error.str()}" if topic else error.str())
 
@@ -174,9 +188,14 @@ class Member:
         low, high = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_ASK_S)
         count, why = lost(wanted, low, high)
         warn("kafka-offset-gone", topic=partition.topic, partition=partition.number, offset=wanted, low=low, high=high)
-        self._inbox.skip(partition, low, why, count)
         self._known.pop(partition, None)  # the group may know an offset beyond
-        place = [TopicPartition(*partition, low)]
+        self._go_on(consumer, partition, low, why, count)
+
+    def _go_on(self, consumer: Consumer, partition: Partition, offset: int, why: str, count: int) -> None:
+        """Read `partition` on at `offset`; what is passed over is counted."""
+        self._passed[partition] = offset
+        self._inbox.skip(partition, offset, why, count)
+        place = [TopicPartition(*partition, offset)]
         consumer.incremental_unassign(place)  # a seek is refused in this state
         consumer.incremental_assign(place)
         self._wake()
@@ -200,6 +219,7 @@ class Member:
                 offset = consumer.get_watermark_offsets(TopicPartition(*place), timeout=_ASK_S)[1]
                 self.covered({place: offset})  # to be committed: what comes while this node is down is then not missed
             starts[place] = offset
+            self._passed.pop(place, None)
         self.cluster = cluster
         self._inbox.own(starts)
         self._assigned |= set(starts)

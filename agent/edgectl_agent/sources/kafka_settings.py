@@ -10,6 +10,8 @@ from edgectl_agent.core.errors import SourceError
 from edgectl_agent.core.units import duration_ns, size_bytes
 
 _MIB = 1 << 20
+_RESPONSE_BYTES = 32 * _MIB
+"""Also of a batch compressed with zstd, after it is decompressed."""
 _METADATA_MS = 30_000
 """How soon a new topic or partition is noticed."""
 
@@ -43,7 +45,8 @@ def settings(config: KafkaConfig, member: str) -> dict[str, Any]:
         "queued.min.messages": 10_000,
         "queued.max.messages.kbytes": max(buffer // 2048, 1),
         "fetch.message.max.bytes": min(_MIB, buffer // 2),
-        "fetch.max.bytes": max(_MIB, buffer // 2),
+        "fetch.max.bytes": min(max(_MIB, buffer // 2), _RESPONSE_BYTES - _MIB),
+        "receive.message.max.bytes": _RESPONSE_BYTES,
         "fetch.queue.backoff.ms": 50,  # the default, a second, starves a fast reader of a small queue
         "topic.metadata.refresh.interval.ms": _METADATA_MS,
         "topic.metadata.propagation.max.ms": 5000,
