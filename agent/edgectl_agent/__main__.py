@@ -136,6 +136,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from edgectl_agent.doors import Doors
     from edgectl_agent.runtime import Runtime
 
+    gc.freeze()  # the modules stay: a collection need not look at them, nor a verifying child copy them
+    gc.enable()
     boot = secrets.token_hex(8)
     manager, runtime = notify.here(), Runtime(config, sha256, boot)
     runtime.on_turn = lambda: manager.alive(runtime.headline, time.monotonic())
@@ -160,8 +162,6 @@ def _run(arguments: argparse.Namespace) -> int:
         if links:
             links.start()
         manager.say("READY=1", f"STATUS={runtime.headline()}")
-        gc.freeze()  # what is here now stays: a verifying child need not copy it, nor a collection look at it
-        gc.enable()
         runtime.run()
     finally:
         if links:
