@@ -50,22 +50,32 @@ _SIN, _COS = np.array([math.sin(a) for a in _ANGLES]), np.array([math.cos(a) for
 
 @dataclass(frozen=True, slots=True)
 class FeatureRows:
-    """Features of a batch, row by row as it arrived.
+    """Features of a batch.
 
     Attributes:
-        x: shape (n, F), float64; NaN where an optional channel is missing, and in rows that are not counted.
-        status: shape (n,), one of `OK` … `INCOMPLETE`.
+        planes: shape (F, m), float64, of the readings that count, sorted by stream; NaN where an optional channel is
+            missing.
+        rows: shape (m,), which reading of the batch each column of `planes` is.
+        status: shape (n,), row by row as it arrived, one of `OK` … `INCOMPLETE`.
         out_of_range: values refused because they lay outside their channel's range or were not finite.
     """
 
-    x: Float64
+    planes: Float64
+    rows: Int64
     status: Int8
     out_of_range: int
 
     @property
-    def usable(self) -> Bool:
-        usable: Bool = self.status == OK
-        return usable
+    def x(self) -> Float64:
+        """Row by row as it arrived, shape (n, F), NaN in rows that are not counted."""
+        x = np.full((len(self.status), len(self.planes)), np.nan)
+        x[self.rows] = self.planes.T
+        return x
+
+    @property
+    def usable(self) -> Int64:
+        """Which columns of `planes` are to be scored."""
+        return np.flatnonzero(self.status[self.rows] == OK)
 
 
 def feature_names(spec: FeatureSpec) -> tuple[str, ...]:
@@ -125,24 +135,35 @@ class FeatureBuilder:
                 ``spec.categories``.
             horizon_ns: readings with a later event time are refused; None for recorded data.
         """
-        n = len(batch)
-        x = np.full((n, len(self.names)), np.nan)
-        status = np.full(n, OK, np.int8)
-        if n == 0:
-            return FeatureRows(x, status, 0)
+        status = np.full(len(batch), OK, np.int8)
+        if len(batch) == 0:
+            return self._nothing(status, 0)
         self._reserve(int(batch.stream.max()) + 1)
+        part, out_of_range = self._sorted(batch)
+        part = self._accepted(part, status, horizon_ns)
+        if len(part.rows) == 0:
+            return self._nothing(status, out_of_range)
+        planes, status[part.rows] = self._features(part)
+        return FeatureRows(planes, part.rows, status, out_of_range)
+
+    def _nothing(self, status: Int8, out_of_range: int) -> FeatureRows:
+        return FeatureRows(np.empty((len(self.names), 0)), np.empty(0, np.int64), status, out_of_range)
+
+    def _sorted(self, batch: Batch) -> tuple[_Part, int]:
+        """The batch sorted by stream, without values out of range, and how many these were."""
+        ordered = bool((batch.stream[1:] >= batch.stream[:-1]).all())
+        rows = np.arange(len(batch)) if ordered else np.argsort(batch.stream, kind="stable")
+        values = batch.values.take(rows, axis=0)
+        values += 0.0  # there is one zero: what minimum and maximum make of -0.0 and 0.0 depends on their order
         # NaN fails both comparisons, and is not out of range.
-        outside = (batch.values < self._low) | (batch.values > self._high)
-        values = np.where(outside, np.nan, batch.values)
-        codes = self._codes(batch)
-        sorted_already = bool((batch.stream[1:] >= batch.stream[:-1]).all())
-        order = np.arange(n) if sorted_already else np.argsort(batch.stream, kind="stable")
-        rows = self._accepted(order, batch.stream, batch.event_time, values, codes, status, horizon_ns)
-        if len(rows):
-            x[rows], status[rows] = self._features(
-                batch.stream[rows], batch.event_time[rows], values[rows], codes[rows]
-            )
-        return FeatureRows(x, status, int(outside.sum()))
+        outside = (values < self._low) | (values > self._high)
+        out_of_range = int(np.count_nonzero(outside))
+        if out_of_range:
+            values[outside] = np.nan
+        codes = None if batch.codes is None else batch.codes.take(rows, axis=0)
+        if codes is None:
+            codes = np.full((len(batch), self._previous_codes.shape[1]), MISSING, np.int32)
+        return _Part(rows, batch.stream.take(rows), batch.event_time.take(rows), values, codes), out_of_range
 
     def snapshot(self) -> dict[str, Any]:
         """All state, of plain values; `restore` continues to the same bits."""
@@ -201,35 +222,21 @@ class FeatureBuilder:
         self._last_value = np.concatenate([self._last_value, np.full((more, channels), np.nan)])
         self._last_time = np.concatenate([self._last_time, np.full((more, channels), _NEVER)])
 
-    def _accepted(
-        self, order: Int64, stream: Int32, time: Int64, values: Float64, codes: Int32, status: Int8, horizon: int | None
-    ) -> Int64:
-        """Rows that count, sorted by stream; marks the others in `status`."""
+    def _accepted(self, part: _Part, status: Int8, horizon: int | None) -> _Part:
+        """Rows that count; marks the others in `status`."""
         if horizon is not None:
-            future = time[order] > horizon
-            status[order[future]] = FUTURE
-            order = order[~future]
-        if len(order) == 0:
-            return order
-        runs = Runs.of(stream[order])
-        first = self._newest[stream[order[runs.starts]]]
-        t = time[order]
+            part = part.without(part.time > horizon, FUTURE, status)
+        if len(part.rows) == 0:
+            return part
+        runs, t = Runs.of(part.stream), part.time
+        first = self._newest[part.stream[runs.starts]]
         in_order = t[1:] >= t[:-1]
         in_order[runs.starts[1:] - 1] = True
         if not in_order.all() or (t[runs.starts] < first).any():
-            late = t < runs.accumulate(np.maximum, t, first)
-            status[order[late]] = LATE
-            order = order[~late]
-            if len(order) == 0:
-                return order
-        duplicate = self._duplicates(stream[order], time[order], values[order], codes[order])
-        status[order[duplicate]] = DUPLICATE
-        return order[~duplicate]
-
-    def _codes(self, batch: Batch) -> Int32:
-        if batch.codes is None:
-            return np.full((len(batch), self._previous_codes.shape[1]), MISSING, np.int32)
-        return batch.codes
+            part = part.without(t < runs.accumulate(np.maximum, t, first), LATE, status)
+            if len(part.rows) == 0:
+                return part
+        return part.without(self._duplicates(part.stream, part.time, part.values, part.codes), DUPLICATE, status)
 
     def _duplicates(self, stream: Int32, time: Int64, values: Float64, codes: Int32) -> Bool:
         before_time = np.empty_like(time)
@@ -248,48 +255,62 @@ class FeatureBuilder:
             same &= (codes == code_before).all(axis=1)
         return same
 
-    def _features(self, stream: Int32, time: Int64, values: Float64, codes: Int32) -> tuple[Float64, Int8]:
+    def _features(self, part: _Part) -> tuple[Float64, Int8]:
+        """Columns of all groups, shape (F, m), and each row's status."""
+        stream, time, values, codes = part.stream, part.time, part.values, part.codes
         runs = Runs.of(stream)
         of_run = stream[runs.starts]
         age = self._age(runs, of_run, time)
         held, before = self._last_values(runs, of_run, time, values)
-        x = np.empty((len(stream), len(self.names)))
+        planes = np.empty((len(self.names), len(stream)))
         moments = {
-            key: windows.push(stream, time, values[:, self._window_columns[key]])
+            key: windows.push(stream, time, _columns(values, self._window_columns[key]))
             for key, windows in self._windows.items()
         }
         column = 0
         rows = Rows(stream, time, values, held, codes)
         for group, kept in zip(self.spec.features, self._groups, strict=True):
-            block = self._block(group, time, held, before, moments) if kept is None else kept.push(rows)
-            x[:, column : column + block.shape[1]] = block
-            column += block.shape[1]
-        status = np.where(age < self.spec.warm_up_ns, WARMING, OK).astype(np.int8)
-        status[np.isnan(held[:, self._required]).any(axis=1)] = INCOMPLETE
+            if kept is None:
+                column = self._fill(planes, column, group, time, held, before, moments)
+            else:
+                planes[column : column + kept.width] = kept.push(rows).T
+                column += kept.width
+        status = np.where(age < self.spec.warm_up_ns, np.int8(WARMING), np.int8(OK))
+        missing = np.isnan(held)
+        if missing.any():
+            status[missing[:, self._required].any(axis=1)] = INCOMPLETE
         self._newest[of_run], self._previous[of_run] = time[runs.ends], values[runs.ends]
         self._previous_codes[of_run] = codes[runs.ends]
-        return x, status
+        return planes, status
 
-    def _block(
+    def _fill(
         self,
+        planes: Float64,
+        column: int,
         group: Features,
         time: Int64,
         held: Float64,
         before: Float64,
         moments: dict[tuple[int, int], Moments],
-    ) -> Float64:
-        """Columns of one feature group, shape (n, columns)."""
+    ) -> int:
+        """Write the columns of one feature group from `column` on; returns the next group's."""
+        if isinstance(group, PhaseFeatures):
+            waves = [wave for period in group.periods for wave in _phase(time, period)]
+            planes[column : column + len(waves)] = waves
+            return column + len(waves)
         if isinstance(group, WindowFeatures):
             key = (group.window_ns, group.panes)
-            place = [self._window_columns[key].index(self._column[c]) for c in group.channels]
-            picked = moments[key].take(place)
-            return np.stack([statistic(picked, stat) for stat in group.stats], axis=2).reshape(len(time), -1)
-        if isinstance(group, InstantFeatures):
+            have = moments[key].take([self._window_columns[key].index(self._column[c]) for c in group.channels])
+            found = [statistic(have, stat) for stat in group.stats]
+        else:
+            assert isinstance(group, InstantFeatures)
             place = [self._column[c] for c in group.channels]
-            kinds = {"value": held[:, place], "diff": held[:, place] - before[:, place]}
-            return np.stack([kinds[kind] for kind in group.kinds], axis=2).reshape(len(time), -1)
-        assert isinstance(group, PhaseFeatures)
-        return np.stack([wave for period in group.periods for wave in _phase(time, period)], axis=1)
+            now = _columns(held, place)
+            found = [now if kind == "value" else now - _columns(before, place) for kind in group.kinds]
+        width = len(found) * len(group.channels)
+        for i, values in enumerate(found):  # of each channel all kinds, channel after channel
+            planes[column + i : column + width : len(found)] = values.T
+        return column + width
 
     def _age(self, runs: Runs, of_run: NDArray[np.int32], time: Int64) -> Int64:
         """Event time since the stream began, or began again after a gap."""
@@ -299,6 +320,9 @@ class FeatureBuilder:
         begins = before == _NEVER
         if self.spec.gap_after_ns:
             begins |= time - before > self.spec.gap_after_ns
+        if not begins.any():
+            since: Int64 = self._since[of_run][runs.of_row]
+            return time - since
         since = runs.accumulate(np.maximum, np.where(begins, time, _NEVER), self._since[of_run])
         self._since[of_run] = since[runs.ends]
         age: Int64 = time - since
@@ -310,6 +334,12 @@ class FeatureBuilder:
         """Per reading: the value, held where missing; and the stream's valid value before this reading."""
         n = len(time)
         valid = ~np.isnan(values)
+        if valid.all():
+            before = np.empty_like(values)
+            before[1:] = values[:-1]
+            before[runs.starts] = self._last_value[of_run]
+            self._last_value[of_run], self._last_time[of_run] = values[runs.ends], time[runs.ends, None]
+            return values, before
         row = np.maximum.accumulate(np.where(valid, np.arange(n)[:, None], -1), axis=0)
         start = runs.starts[runs.of_row][:, None]
         now_value, now_time = self._pick(row, start, of_run[runs.of_row], time, values)
@@ -327,6 +357,30 @@ class FeatureBuilder:
         safe = np.maximum(row, 0)
         value = np.where(inside, np.take_along_axis(values, safe, axis=0), self._last_value[stream])
         return value, np.where(inside, time[safe], self._last_time[stream])
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Readings of a batch, sorted by stream: where they are in the batch, and what they hold."""
+
+    rows: Int64
+    stream: Int32
+    time: Int64
+    values: Float64
+    codes: Int32
+
+    def without(self, bad: Bool, why: int, status: Int8) -> _Part:
+        """Leave out `bad` readings, and note why."""
+        if not bad.any():
+            return self
+        status[self.rows[bad]] = why
+        good = ~bad
+        return _Part(self.rows[good], self.stream[good], self.time[good], self.values[good], self.codes[good])
+
+
+def _columns(values: Float64, place: list[int]) -> Float64:
+    """Some columns, in this order; the array itself if these are all."""
+    return values if place == list(range(values.shape[1])) else values[:, place]
 
 
 def _window_channels(spec: FeatureSpec, column: dict[str, int]) -> dict[tuple[int, int], list[int]]:

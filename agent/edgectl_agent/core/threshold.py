@@ -209,23 +209,27 @@ class AdaptiveThreshold:
         base, bound = state[:, self._BASE], np.maximum(critical, self._adaptation.highest * self._calibrated[0])
         clustered = np.maximum(np.minimum(score, bound) - base, 0.0)
         excess = np.maximum(np.minimum(score, critical) - base, 0.0) * used
-        # np.add.at adds one by one in order: equal bits for any batch boundaries.
-        added = np.stack(
-            [used, excess > 0, excess, excess * excess,
-             np.ones_like(score), clustered > 0, clustered, clustered * clustered, above], axis=1,
+        added = np.empty((self._SETTLING - self._USED, len(score)))
+        added[:] = (
+            used, excess > 0, excess, excess * excess,
+            np.ones_like(score), clustered > 0, clustered, clustered * clustered, above,
         )  # fmt: skip
-        np.add.at(self._state, (stream[:, None], np.arange(self._USED, self._SETTLING)), added)
+        # A scan adds one by one in order: equal bits for any batch boundaries.
+        runs = Runs.of(stream)
+        begun = state[runs.starts, self._USED : self._SETTLING].T
+        sums = runs.scan(np.add, added, begun).take(runs.ends, axis=-1)
+        self._state[stream[runs.starts], self._USED : self._SETTLING] = sums.T
 
     def _fold(self, stream: int, now: int) -> None:
         """End of a block: age the sums, add the block, move the base, set new thresholds."""
-        s = self._state[stream]
+        s = self._state[stream].tolist()  # plain floats: the same arithmetic as the array's, and faster
         keep = math.exp(-self._adaptation.block / self._adaptation.memory)
-        s[self._WEIGHT : self._INTERVAL] *= keep
-        s[self._WEIGHT : self._INTERVAL] += self._block_sums(s)
+        for i, added in enumerate(self._block_sums(s), self._WEIGHT):
+            s[i] = s[i] * keep + added
         span = now - int(self._block_start[stream])
         if span > 0 and s[self._SEEN] > 1:
             s[self._INTERVAL] += 0.1 * (span / (s[self._SEEN] - 1.0) - s[self._INTERVAL])
-        s[self._USED : self._SETTLING] = 0.0
+        s[self._USED : self._SETTLING] = [0.0] * (self._SETTLING - self._USED)
         self._move_base(s)
         pareto = self._refit(s)
         s[: self._WEIGHT] = pareto
@@ -233,8 +237,9 @@ class AdaptiveThreshold:
             min(max(level, self._adaptation.lowest * calibrated), self._adaptation.highest * calibrated)
             for level, calibrated in zip(self._levels(pareto, s[self._INTERVAL]), self._calibrated, strict=True)
         )
+        self._state[stream] = s
 
-    def _block_sums(self, s: Float64) -> Float64:
+    def _block_sums(self, s: list[float]) -> list[float]:
         """Weight, excesses, their sum and squares: of all scores while the stream settles, else declustered."""
         if 0 <= s[self._SETTLING] < SETTLE_BLOCKS and s[self._HIGH] > s[self._SEEN] / 2:
             s[self._SETTLING] += 1.0
@@ -242,7 +247,7 @@ class AdaptiveThreshold:
         s[self._SETTLING] = -1.0
         return s[self._USED : self._SEEN]
 
-    def _move_base(self, s: Float64) -> None:
+    def _move_base(self, s: list[float]) -> None:
         """Let the base drift towards its fraction; excesses keep their mean, as an exponential tail would."""
         if s[self._EXCESSES] <= 0:
             mean, wanted = _TINY, -1.0
@@ -251,9 +256,11 @@ class AdaptiveThreshold:
             wanted = math.log(s[self._EXCESSES] / s[self._WEIGHT] / self._tail.base_fraction)
         move = _BASE_STEP * min(max(wanted, -1.0), 3.0)
         s[self._BASE] += move * mean
-        s[self._EXCESSES : self._INTERVAL] *= math.exp(-move)
+        shrunk = math.exp(-move)
+        for i in range(self._EXCESSES, self._INTERVAL):
+            s[i] *= shrunk
 
-    def _refit(self, s: Float64) -> Pareto:
+    def _refit(self, s: list[float]) -> Pareto:
         excesses = max(float(s[self._EXCESSES]), _TINY)
         return Pareto.of(
             float(s[self._BASE]),

@@ -130,6 +130,8 @@ class Moments(NamedTuple):
 
     def take(self, columns: list[int]) -> Moments:
         """The same windows, some channels."""
+        if columns == list(range(self.n.shape[1])):
+            return self
         return Moments(*(field[:, columns] for field in self))
 
 
@@ -361,7 +363,7 @@ def statistic(m: Moments, stat: Stat) -> Float64:
             found = m.high
         else:
             found = np.where(m.tt > 0, m.tx / m.tt, 0.0)
-        return np.where(m.n > 0, found, np.nan)
+        return found if m.n.all() else np.where(m.n > 0, found, np.nan)
 
 
 def first_valid(runs: Runs, values: Float64, valid: NDArray[np.bool_]) -> Float64:
