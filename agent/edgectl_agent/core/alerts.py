@@ -68,6 +68,10 @@ class AlertTracker:
         """Streams that are not quiet."""
         return dict(self._tracks)
 
+    def follows(self, stream: int) -> bool:
+        """Whether the stream is not quiet."""
+        return stream in self._tracks
+
     def push(
         self, stream: int, t: Int64, score: Float64, warning: Float64, critical: Float64, accepted_ns: int
     ) -> list[Change]:

@@ -6,24 +6,29 @@ readings give the same alerts whatever the batch boundaries. Training replays he
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgectl_agent.core.alerts import AlertTracker, Change, Track
-from edgectl_agent.core.batch import Batch, Float32, Float64, StreamTable
+from edgectl_agent.core.batch import Batch, Float32, Float64, Int64, StreamTable
 from edgectl_agent.core.bundle import Bundle, Scaler
-from edgectl_agent.core.features import OVER_LIMIT, STATUS, FeatureBuilder
+from edgectl_agent.core.features import OK, OVER_LIMIT, STATUS, FeatureBuilder
 from edgectl_agent.core.messages import Alert, AlertState, Contribution, alert_id
-from edgectl_agent.core.threshold import AdaptiveThreshold
+from edgectl_agent.core.threshold import AdaptiveThreshold, Levels
 from edgectl_agent.core.windows import Runs
 
 _SHOWN = 3
 """How many contributions an alert carries."""
+_FEW = 6
+"""Batches of so many readings at most are faster one by one."""
+_BY_TIME = attrgetter("changed_ns", "stream", "state")
 _USUAL = 3.0
 """The usual range that an alert shows: centre ± this many scales."""
 
@@ -43,21 +48,28 @@ class Detection:
     alerts: tuple[Alert, ...]
 
 
-def standardise(x: Float64, scaler: Scaler) -> Float32:
-    """The model's input: float64 until the very end, because counters exceed float32. Missing values become 0.
+class Standardise:
+    """The model's input: float64 until the very end, because counters exceed float32. Missing values become 0."""
 
-    Args:
-        x: shape (n, F); fastest where it is a transposed array of planes.
-        scaler: of the bundle.
-    """
-    z = x.T - np.asarray(scaler.center)[:, None]
-    z /= np.asarray(scaler.scale)[:, None]
-    np.maximum(z, -scaler.clip, out=z)
-    np.minimum(z, scaler.clip, out=z)
-    missing = np.isnan(z)
-    if missing.any():
-        z[missing] = 0.0
-    return np.ascontiguousarray(z.T, np.float32)
+    def __init__(self, scaler: Scaler) -> None:
+        self._center, self._scale = np.array(scaler.center)[:, None], np.array(scaler.scale)[:, None]
+        self._clip = scaler.clip
+
+    def __call__(self, x: Float64) -> Float32:
+        """Of features of shape (n, F); fastest where that is a transposed array of planes."""
+        z = x.T - self._center
+        z /= self._scale
+        np.maximum(z, -self._clip, out=z)
+        np.minimum(z, self._clip, out=z)
+        missing = np.isnan(z)
+        if missing.any():
+            z[missing] = 0.0
+        return np.ascontiguousarray(z.T, np.float32)
+
+
+def standardise(x: Float64, scaler: Scaler) -> Float32:
+    """`Standardise` once."""
+    return Standardise(scaler)(x)
 
 
 class Detector:
@@ -88,6 +100,8 @@ class Detector:
         self.streams = streams
         self._node, self._score, self._max_streams = node, score, max_streams
         self._features = FeatureBuilder(bundle.features)
+        self._takes_one = self._features.takes_one
+        self._standardise = Standardise(bundle.scaler)
         self._threshold = AdaptiveThreshold(bundle.tail, bundle.budget, bundle.adaptation)
         self._tracker = AlertTracker(bundle.rule)
         self.counters: Counter[str] = Counter()
@@ -118,6 +132,8 @@ class Detector:
             AdmissionError: the model fails on this input.
         """
         n = len(batch)
+        if n <= _FEW and self._takes_one:
+            return self._process_few(batch, accepted_ns, now_ns, horizon_ns)
         scores, threshold = np.full(n, np.nan), np.full(n, np.nan)
         counted = np.ones(n, bool) if self._max_streams is None else batch.stream < self._max_streams
         if not counted.all():
@@ -133,7 +149,7 @@ class Detector:
         if len(usable) < len(rows.rows):
             x = x.take(usable, axis=1)
         usable = rows.rows[usable]
-        raw = self._score(standardise(x.T, self.bundle.scaler)).astype(np.float64)
+        raw = self._score(self._standardise(x.T)).astype(np.float64)
         self.inferences += len(usable)
         finite = np.isfinite(raw)
         if not finite.all():
@@ -143,6 +159,35 @@ class Detector:
         place = np.flatnonzero(counted)[usable]
         scores[place], threshold[place] = raw, warning
         return Detection(scores, threshold, alerts)
+
+    def _process_few(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None) -> Detection:
+        """`process` reading by reading: the same outcome to the last bit, and sooner where there are few."""
+        scores, threshold = np.full(len(batch), np.nan), np.full(len(batch), np.nan)
+        found: list[Alert] = []
+        times, values = batch.event_time.tolist(), batch.values.tolist()
+        for i, stream in enumerate(batch.stream.tolist()):
+            if self._max_streams is not None and stream >= self._max_streams:
+                self.counters[STATUS[OVER_LIMIT]] += 1
+                continue
+            one = self._features.push_one(stream, times[i], values[i], horizon_ns)
+            self.counters[STATUS[one.status]] += 1
+            if one.out_of_range:
+                self.counters["out_of_range"] += one.out_of_range
+            if one.status != OK:
+                continue
+            x = np.array(one.x)
+            score = float(self._score(self._standardise(x[None]))[0])
+            self.inferences += 1
+            if not math.isfinite(score):
+                self.counters["not_finite"] += 1
+                continue
+            levels = self._threshold.push_one(stream, times[i], score)
+            scores[i], threshold[i] = score, levels.warning[0]
+            if score >= levels.warning[0] or self._tracker.follows(stream):
+                time, raw = batch.event_time[i : i + 1], scores[i : i + 1]
+                found += self._alerts(stream, time, raw, levels, slice(0, 1), x[:, None], accepted_ns, now_ns)
+        found.sort(key=_BY_TIME)
+        return Detection(scores, threshold, tuple(found))
 
     def end_open_alerts(self, now_ns: int) -> tuple[Alert, ...]:
         """Clear what is open, as a model's last word before another takes over: its detector generation ends."""
@@ -203,17 +248,23 @@ class Detector:
         busy |= np.logical_or.reduceat(above, runs.starts) if len(raw) else False
         found: list[Alert] = []
         for run in np.flatnonzero(busy):
-            part = slice(runs.starts[run], runs.ends[run] + 1)
-            index = int(stream[part.start])
-            changes = self._tracker.push(
-                index, time[part], raw[part], levels.warning[part], levels.critical[part], accepted_ns
-            )
-            for change in changes:
-                row = part.start + change.row
-                surprise = levels.surprise(row, change.track.peak)
-                found.append(self._alert(index, change, surprise, x[:, row], int(time[row]), now_ns))
-        found.sort(key=lambda a: (a.changed_ns, a.stream, a.state))
+            part = slice(int(runs.starts[run]), int(runs.ends[run]) + 1)
+            found += self._alerts(int(stream[part.start]), time, raw, levels, part, x, accepted_ns, now_ns)
+        found.sort(key=_BY_TIME)
         return levels.warning, tuple(found)
+
+    def _alerts(
+        self, stream: int, time: Int64, raw: Float64, levels: Levels, part: slice, x: Float64,
+        accepted_ns: int, now_ns: int,
+    ) -> Iterator[Alert]:  # fmt: skip
+        """What one stream's scored readings, the rows `part`, change."""
+        changes = self._tracker.push(
+            stream, time[part], raw[part], levels.warning[part], levels.critical[part], accepted_ns
+        )
+        for change in changes:
+            row = part.start + change.row
+            surprise = levels.surprise(row, change.track.peak)
+            yield self._alert(stream, change, surprise, x[:, row], int(time[row]), now_ns)
 
     def _alert(self, stream: int, change: Change, surprise: float, x: Float64, changed_ns: int, now_ns: int) -> Alert:
         state: AlertState = "cleared" if change.cleared else "open"

@@ -15,13 +15,14 @@ Which readings count (per stream, in order of arrival):
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgectl_agent.core import groups
+from edgectl_agent.core import groups, single
 from edgectl_agent.core.arrays import pack_array, unpack_array
 from edgectl_agent.core.batch import Batch, Float64, Int32, Int64
 from edgectl_agent.core.bundle import Features, FeatureSpec, InstantFeatures, PhaseFeatures, WindowFeatures
@@ -34,6 +35,7 @@ from edgectl_agent.core.windows import Moments, Runs, Windows, statistic
 OK, WARMING, LATE, DUPLICATE, FUTURE, INCOMPLETE, OVER_LIMIT = range(7)
 STATUS = ("ok", "warming", "late", "duplicate", "future", "incomplete", "over_limit")
 Bool = NDArray[np.bool_]
+T = TypeVar("T", int, Int64)
 Int8 = NDArray[np.int8]
 
 _NEVER = np.iinfo(np.int64).min // 2
@@ -78,6 +80,15 @@ class FeatureRows:
         return np.flatnonzero(self.status[self.rows] == OK)
 
 
+@dataclass(frozen=True, slots=True)
+class One:
+    """Features of one reading, none if it does not count; its status, and how many values were out of range."""
+
+    x: Sequence[float]
+    status: int
+    out_of_range: int
+
+
 def feature_names(spec: FeatureSpec) -> tuple[str, ...]:
     """Column names in order: ``temp``, ``temp.diff``, ``temp.mean.5m``, ``day.sin``."""
     return tuple(name for group in spec.features for name in group_names(group))
@@ -95,6 +106,8 @@ class FeatureBuilder:
         self._low, self._high = np.maximum(low, -_LARGEST), np.minimum(high, _LARGEST)
         self._required = np.array([not c.optional for c in spec.channels], bool)
         self._hold = np.array([c.hold_ns for c in spec.channels], np.int64)
+        self._range = list(zip(self._low.tolist(), self._high.tolist(), strict=True))
+        self._is_required, self._holds = self._required.tolist(), self._hold.tolist()
         self._windows = {
             key: Windows(key[0], key[1], len(columns)) for key, columns in _window_channels(spec, self._column).items()
         }
@@ -145,6 +158,77 @@ class FeatureBuilder:
             return self._nothing(status, out_of_range)
         planes, status[part.rows] = self._features(part)
         return FeatureRows(planes, part.rows, status, out_of_range)
+
+    @property
+    def takes_one(self) -> bool:
+        """Whether `push_one` knows all of the features."""
+        return not self.spec.categories and all(group is None for group in self._groups)
+
+    def push_one(self, stream: int, time_ns: int, values: list[float], horizon_ns: int | None) -> One:
+        """`push` of one reading where `takes_one`: the same features to the last bit, in a tenth of the time."""
+        self._reserve(stream + 1)
+        values = [value + 0.0 for value in values]
+        out_of_range = 0
+        for i, (low, high) in enumerate(self._range):
+            if values[i] < low or values[i] > high:
+                values[i] = math.nan
+                out_of_range += 1
+        newest: int = self._newest.item(stream)
+        if horizon_ns is not None and time_ns > horizon_ns:
+            return One((), FUTURE, out_of_range)
+        if time_ns < newest:
+            return One((), LATE, out_of_range)
+        if time_ns == newest and _same(values, self._previous[stream].tolist()):
+            return One((), DUPLICATE, out_of_range)
+        since: int = self._since.item(stream)
+        if newest == _NEVER or 0 < self.spec.gap_after_ns < time_ns - newest:
+            self._since[stream] = since = max(since, time_ns)
+        held, before = self._last_values_one(stream, time_ns, values)
+        x = self._features_one(stream, time_ns, values, held, before)
+        self._newest[stream], self._previous[stream] = time_ns, values
+        if any(required and value != value for required, value in zip(self._is_required, held, strict=True)):
+            return One(x, INCOMPLETE, out_of_range)
+        return One(x, WARMING if time_ns - since < self.spec.warm_up_ns else OK, out_of_range)
+
+    def _last_values_one(self, stream: int, time_ns: int, values: list[float]) -> tuple[list[float], list[float]]:
+        before: list[float] = self._last_value[stream].tolist()
+        missing = [i for i, value in enumerate(values) if value != value]
+        if not missing:
+            self._last_value[stream], self._last_time[stream] = values, time_ns
+            return values, before
+        held, now, times = list(values), list(values), [time_ns] * len(values)
+        last: list[int] = self._last_time[stream].tolist()
+        for i in missing:
+            now[i], times[i] = before[i], last[i]
+            held[i] = before[i] if time_ns - last[i] <= self._holds[i] else math.nan
+        self._last_value[stream], self._last_time[stream] = now, times
+        return held, before
+
+    def _features_one(
+        self, stream: int, time_ns: int, values: list[float], held: list[float], before: list[float]
+    ) -> list[float]:
+        windows = {
+            key: kept.push_one(stream, time_ns, [values[i] for i in self._window_columns[key]])
+            for key, kept in self._windows.items()
+        }
+        x: list[float] = []
+        for group in self.spec.features:
+            if isinstance(group, WindowFeatures):
+                key = (group.window_ns, group.panes)
+                columns = self._window_columns[key]
+                for channel in group.channels:
+                    place = columns.index(self._column[channel])
+                    x += [single.statistic(windows[key], place, len(columns), stat) for stat in group.stats]
+            elif isinstance(group, InstantFeatures):
+                for channel in group.channels:
+                    i = self._column[channel]
+                    x += [held[i] if kind == "value" else held[i] - before[i] for kind in group.kinds]
+            else:
+                assert isinstance(group, PhaseFeatures)
+                for period in group.periods:
+                    step = _step(time_ns, period)
+                    x += [_SIN.item(step), _COS.item(step)]
+        return x
 
     def _nothing(self, status: Int8, out_of_range: int) -> FeatureRows:
         return FeatureRows(np.empty((len(self.names), 0)), np.empty(0, np.int64), status, out_of_range)
@@ -394,6 +478,14 @@ def _window_channels(spec: FeatureSpec, column: dict[str, int]) -> dict[tuple[in
 
 
 def _phase(time: Int64, period: str) -> tuple[Float64, Float64]:
-    span = _PERIOD_NS[period]
-    step = (time + _PERIOD_SHIFT_NS[period]) % span // (span // _PHASE_STEPS)
+    step = _step(time, period)
     return _SIN[step], _COS[step]
+
+
+def _step(time: T, period: str) -> T:
+    span = _PERIOD_NS[period]
+    return (time + _PERIOD_SHIFT_NS[period]) % span // (span // _PHASE_STEPS)
+
+
+def _same(values: list[float], others: list[float]) -> bool:
+    return all(a == b or (a != a and b != b) for a, b in zip(values, others, strict=True))

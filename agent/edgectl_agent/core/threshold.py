@@ -176,6 +176,30 @@ class AdaptiveThreshold:
             for run in full:  # once per block and stream, in plain floats: vector logarithms may differ in the last bit
                 self._fold(int(of_run[run]), int(event_time[runs.starts[run] + done[run] - 1]))
 
+    def push_one(self, stream: int, time_ns: int, score: float) -> Levels:
+        """`push` of one score, in plain floats: equal to the last bit."""
+        self._reserve(stream + 1)
+        s: list[float] = self._state[stream].tolist()
+        levels = Levels(np.array([s[self._WARNING]]), np.array([s[self._CRITICAL]]), np.array([s[: self._WEIGHT]]))
+        if s[self._SEEN] == 0:
+            self._block_start[stream] = time_ns
+        base, critical = s[self._BASE], s[self._CRITICAL]
+        above = score >= s[self._WARNING]
+        used = not (above and s[self._ABOVE] > 0)
+        clustered = max(min(score, max(critical, self._adaptation.highest * self._calibrated[0])) - base, 0.0)
+        excess = max(min(score, critical) - base, 0.0) * used
+        added = (
+            used, excess > 0, excess, excess * excess,
+            1.0, clustered > 0, clustered, clustered * clustered, above,
+        )  # fmt: skip
+        for i, one in enumerate(added, self._USED):
+            s[i] += one
+        s[self._ABOVE] = float(above)
+        self._state[stream] = s
+        if s[self._SEEN] >= self._adaptation.block:
+            self._fold(stream, time_ns)
+        return levels
+
     def surprise(self, stream: int, score: float) -> float:
         """-log10 of the tail probability of `score` under the stream's present tail."""
         return Pareto(*self._state[stream, : self._WEIGHT].tolist()).surprise(score)

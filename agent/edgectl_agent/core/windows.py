@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgectl_agent.core import single
 from edgectl_agent.core.arrays import pack_array, unpack_array
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.bundle import Stat
@@ -31,9 +32,11 @@ _ADDED = 6
 """The first so many fields of a cell are sums."""
 _CELL = np.array([0, 0, 0, 0, 0, 0, 0, np.inf, -np.inf])
 """The cell of no value."""
-_N, _MEAN, _M2, _LOW, _HIGH, _T_MEAN, _TT, _TT_X = range(8)
-_NOTHING = np.array([0, 0, 0, np.inf, -np.inf, 0, 0, 0])
-"""`Moments` of no value."""
+_N, _MEAN, _T_MEAN, _M2, _TT, _TT_X, _LOW, _HIGH = range(8)
+_NOTHING = np.array([0, 0, 0, 0, 0, 0, np.inf, -np.inf])
+"""`Moments` of no value, in the order of state: means together and sums of squares together merge in fewer steps."""
+_MOMENTS = [_N, _MEAN, _M2, _LOW, _HIGH, _T_MEAN, _TT, _TT_X]
+"""Where state has each field of `Moments`."""
 _NO_PANE = np.iinfo(np.int64).min
 _SHORT = 16
 """Runs up to this length are scanned rank by rank."""
@@ -184,7 +187,39 @@ class Windows:
         self._store(runs, of_run, run_pane, cells, final, merged)
         found = self._planes(merged if len(runs.starts) == len(stream) else merged.take(runs.of_row, axis=0))
         _merge(found, moments)
-        return Moments(*found.swapaxes(1, 2))
+        return Moments(*(found[field].T for field in _MOMENTS))
+
+    def push_one(self, stream: int, time_ns: int, values: list[float]) -> list[float]:
+        """`push` of one reading: equal to the last bit. Returns a row of moments for `single.statistic`."""
+        self._reserve(stream + 1)
+        pane = time_ns // self.pane_ns
+        cell: list[float] = self._cell[stream].tolist()
+        if self._pane.item(stream) != pane:
+            self._close_one(stream, cell)
+            cell = self._empty.tolist()
+        single.add(cell, self._channels, (time_ns - pane * self.pane_ns) / 1e9, values)
+        if self._merged_of.item(stream) == pane:
+            merged: list[float] = self._merged[stream].tolist()
+        else:
+            self._merged[stream] = merged = self._merge_closed_one(stream, pane)
+        self._pane[stream] = self._merged_of[stream] = pane
+        self._cell[stream] = cell
+        return single.merge(merged, single.moments(cell, self._channels), self._channels)
+
+    def _close_one(self, stream: int, cell: list[float]) -> None:
+        old = self._pane.item(stream)
+        if self._slots and old != _NO_PANE:
+            self._closed_pane[stream, old % self._slots] = old
+            self._closed[stream, old % self._slots] = single.moments(cell, self._channels)
+
+    def _merge_closed_one(self, stream: int, pane: int) -> list[float]:
+        merged: list[float] = self._nothing.tolist()
+        held, closed = self._closed_pane[stream].tolist(), self._closed[stream].tolist()
+        for back in range(self._slots, 0, -1):
+            slot = (pane - back) % self._slots
+            if held[slot] == pane - back:
+                merged = single.merge(merged, closed[slot], self._channels, -back * self.pane_ns / 1e9)
+        return merged
 
     @property
     def bytes_per_stream(self) -> int:
@@ -377,7 +412,7 @@ def first_valid(runs: Runs, values: Float64, valid: NDArray[np.bool_]) -> Float6
 
 
 def _longer(array: Float64, more: int) -> Float64:
-    return np.concatenate([array, np.empty((more, *array.shape[1:]))])
+    return np.concatenate([array, np.zeros((more, *array.shape[1:]))])
 
 
 def _rows(planes: Float64) -> Float64:
@@ -407,13 +442,16 @@ def _merge(into: Float64, later: Float64) -> None:
     n = into[_N] + later[_N]
     share = later[_N] / np.maximum(n, 1.0)
     weight = into[_N] * share
-    dx, dt = later[_MEAN] - into[_MEAN], later[_T_MEAN] - into[_T_MEAN]
+    means, squares = slice(_MEAN, _T_MEAN + 1), slice(_M2, _TT_X + 1)
+    distance = later[means] - into[means]
+    products = np.empty((3, *n.shape))
+    np.multiply(distance, distance, out=products[:2])
+    np.multiply(distance[1], distance[0], out=products[2])
+    products *= weight
+    distance *= share
     into[_N] = n
-    into[_MEAN] += dx * share
-    into[_T_MEAN] += dt * share
+    into[means] += distance
+    into[squares] += later[squares]
+    into[squares] += products
     np.minimum(into[_LOW], later[_LOW], out=into[_LOW])
     np.maximum(into[_HIGH], later[_HIGH], out=into[_HIGH])
-    for field, product in ((_M2, dx * dx), (_TT, dt * dt), (_TT_X, dt * dx)):
-        into[field] += later[field]
-        product *= weight
-        into[field] += product

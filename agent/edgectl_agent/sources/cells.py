@@ -6,9 +6,10 @@ A function here answers with the value or with the reason for refusing it; none 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def text(cell: str | int | bool | None) -> str:
 def times(raw: Sequence[Time], zone: tzinfo, why: Reasons) -> Int64:
     """Event times in ns, by the rules of `event_time_ns`; notes in `why` where a cell is no time."""
     try:
-        numbers = np.fromiter(map(float, raw), np.float64, len(raw))
+        numbers = _as_floats(raw)
         if (np.abs(numbers) < _LAST_NS).all():
             return _epoch_ns(numbers, why)
     except (ValueError, OverflowError):
@@ -92,6 +93,13 @@ def times(raw: Sequence[Time], zone: tzinfo, why: Reasons) -> Int64:
             if known[cell] is None:
                 why[i] = why[i] or "bad-time"
     return np.fromiter((known[cell] or 0 for cell in raw), np.int64, len(raw))
+
+
+def _as_floats(raw: Sequence[Time]) -> Float64:
+    try:
+        return np.array(array("q", cast(Sequence[int], raw)), np.float64)  # usually all are whole numbers
+    except (TypeError, OverflowError):
+        return np.fromiter(map(float, raw), np.float64, len(raw))
 
 
 def _epoch_ns(numbers: Float64, why: Reasons) -> Int64:

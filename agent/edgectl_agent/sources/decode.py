@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from itertools import chain, compress
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -184,7 +184,7 @@ class JsonDecoder(Decoder):
         names: dict[str, str] = {}
         row = _row_type({path: kind for path, (kind, _) in leaves.items()}, names)
         self._decode = msgspec.json.Decoder(row).decode
-        self._cells: list[Callable[[Any], Any]] = [attrgetter(names[path]) for path in leaves]
+        self._columns = [_column(names[path]) for path in leaves]
 
     def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
         try:
@@ -192,8 +192,8 @@ class JsonDecoder(Decoder):
             where: Sequence[int] = range(len(lines))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             rows, where = self._parse_each(lines, rejected)
-        columns = [list(map(cell, rows)) for cell in self._cells]
         first = 1 if self._constant is not None else 2
+        columns = [column(rows) for column in self._columns]
         return _Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
 
     def _parse_each(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[Any], list[int]]:
@@ -219,10 +219,7 @@ class JsonDecoder(Decoder):
         return "not-finite" if reason == "not-a-number" and "out of range" in text else reason
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
-        try:
-            return np.fromiter(cells, np.float64, len(cells))
-        except TypeError:  # the parser let through finite numbers and None only; None becomes NaN
-            return np.array(cells, np.float64)
+        return np.array(cells, np.float64)  # the parser let through finite numbers and None only; None becomes NaN
 
 
 class CsvDecoder(Decoder):
@@ -301,6 +298,17 @@ class CsvDecoder(Decoder):
             else:
                 numbers[i] = found
         return numbers
+
+
+def _column(path: str) -> Callable[[Sequence[Any]], list[Any]]:
+    """The cells at `path` (``f0.f2``, of our own making) of all rows.
+
+    As text, because the interpreter reads an attribute that the code names in a third of the time of `attrgetter`.
+    """
+    if not all(step[:1] == "f" and step[1:].isdecimal() for step in path.split(".")):
+        raise ValueError(f"not a path of fields: {path!r}")
+    found: Callable[[Sequence[Any]], list[Any]] = eval(f"lambda rows: [row.{path} for row in rows]", {})
+    return found
 
 
 def _row_type(leaves: dict[str, Any], names: dict[str, str]) -> Any:
