@@ -44,6 +44,7 @@ alerts: {{budget: {{warning: 1/10d, critical: 1/100d}}}}
 """
 
 
+@functools.cache
 def channels(count: int) -> tuple[str, ...]:
     """Those of the plant, and again with a number behind them."""
     names = plant.CHANNELS * (count // len(plant.CHANNELS))

@@ -55,9 +55,10 @@ class Model:
         n = len(x)
         if n == 0:
             return np.empty(0, np.float32)
-        padded = -n % _ROWS
-        if padded:
-            x = np.concatenate([x, np.zeros((padded, x.shape[1]), np.float32)])
+        if n % _ROWS:
+            padded = np.zeros((n + -n % _ROWS, x.shape[1]), np.float32)
+            padded[:n] = x
+            x = padded
         try:
             score = np.asarray(self._session.run(["score"], {"features": x})[0])
         except Exception as e:

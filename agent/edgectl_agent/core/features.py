@@ -218,7 +218,7 @@ class FeatureBuilder:
                 columns = self._window_columns[key]
                 for channel in group.channels:
                     place = columns.index(self._column[channel])
-                    x += [single.statistic(windows[key], place, len(columns), stat) for stat in group.stats]
+                    x += single.statistics(windows[key], place, len(columns), group.stats)
             elif isinstance(group, InstantFeatures):
                 for channel in group.channels:
                     i = self._column[channel]

@@ -84,21 +84,14 @@ def merge(into: list[float], later: list[float], channels: int, shift_s: float =
     return found
 
 
-def statistic(window: list[float], channel: int, channels: int, stat: Stat) -> float:
-    """One statistic of one channel; NaN where the window holds no value."""
+def statistics(window: list[float], channel: int, channels: int, stats: tuple[Stat, ...]) -> list[float]:
+    """Statistics of one channel; NaN where the window holds no value."""
     n, mean, _, m2, tt, tx, low, high = window[channel::channels]
-    if stat == "count":
-        return n
-    if stat == "sum":
-        return mean * n
     if n == 0:
-        return math.nan
-    if stat == "mean":
-        return mean
-    if stat == "std":
-        return math.sqrt(m2 / n)
-    if stat == "min":
-        return low
-    if stat == "max":
-        return high
-    return tx / tt if tt > 0 else 0.0
+        return [0.0 if stat in ("count", "sum") else math.nan for stat in stats]
+    found = {"mean": mean, "min": low, "max": high, "count": n, "sum": mean * n}
+    if "std" in stats:
+        found["std"] = math.sqrt(m2 / n)
+    if "slope" in stats:
+        found["slope"] = tx / tt if tt > 0 else 0.0
+    return [found[stat] for stat in stats]

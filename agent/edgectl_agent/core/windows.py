@@ -190,7 +190,7 @@ class Windows:
         return Moments(*(found[field].T for field in _MOMENTS))
 
     def push_one(self, stream: int, time_ns: int, values: list[float]) -> list[float]:
-        """`push` of one reading: equal to the last bit. Returns a row of moments for `single.statistic`."""
+        """`push` of one reading: equal to the last bit. Returns a row of moments for `single.statistics`."""
         self._reserve(stream + 1)
         pane = time_ns // self.pane_ns
         cell: list[float] = self._cell[stream].tolist()

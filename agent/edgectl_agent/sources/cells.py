@@ -28,6 +28,8 @@ class Reasons(dict[int, str]):
 
 MAX_STREAM_CHARS = 200
 MAX_TEXT_CHARS = 1000
+_FEW = 6
+"""So many cells are converted sooner one by one."""
 _MAGNITUDES = np.array([1e11, 1e14, 1e17])
 """Below the first a number of this size means seconds, then milliseconds, microseconds, at last nanoseconds."""
 _LAST_NS = 9_200_000_000_000_000_000
@@ -81,12 +83,9 @@ def text(cell: str | int | bool | None) -> str:
 
 def times(raw: Sequence[Time], zone: tzinfo, why: Reasons) -> Int64:
     """Event times in ns, by the rules of `event_time_ns`; notes in `why` where a cell is no time."""
-    try:
-        numbers = _as_floats(raw)
-        if (np.abs(numbers) < _LAST_NS).all():
-            return _epoch_ns(numbers, why)
-    except (ValueError, OverflowError):
-        pass  # text, or something among it that is no time
+    numbers = _as_floats(raw) if len(raw) > _FEW else None
+    if numbers is not None and (np.abs(numbers) < _LAST_NS).all():
+        return _epoch_ns(numbers, why)
     known = {cell: _time(cell, zone) for cell in dict.fromkeys(raw)}
     if None in known.values():
         for i, cell in enumerate(raw):
@@ -95,11 +94,16 @@ def times(raw: Sequence[Time], zone: tzinfo, why: Reasons) -> Int64:
     return np.fromiter((known[cell] or 0 for cell in raw), np.int64, len(raw))
 
 
-def _as_floats(raw: Sequence[Time]) -> Float64:
+def _as_floats(raw: Sequence[Time]) -> Float64 | None:
+    """None where something among them is no number."""
     try:
         return np.array(array("q", cast(Sequence[int], raw)), np.float64)  # usually all are whole numbers
     except (TypeError, OverflowError):
+        pass
+    try:
         return np.fromiter(map(float, raw), np.float64, len(raw))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _epoch_ns(numbers: Float64, why: Reasons) -> Int64:
