@@ -182,6 +182,9 @@ class MqttConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="mqtt"
 
 SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig | MqttConfig
 
+EXTRAS = {"kafka": "kafka", "mqtt": "mqtt"}
+"""Source types that need an extra of this distribution, and which."""
+
 
 class LogAction(_Strict, frozen=True, kw_only=True, tag_field="type", tag="log"):
     """Append the alert to a file, one JSON object per line."""

@@ -21,6 +21,9 @@ def build(
         Path | None, typer.Option("--dir", help="Where to put it (default: .edgectl/wheelhouses/VERSION-PLATFORM-pyX).")
     ] = None,
     wheel: Annotated[Path | None, typer.Option(help="An agent's wheel (default: that of this edgectl).")] = None,
+    extra: Annotated[
+        list[str] | None, typer.Option(help="With what a type of source needs: kafka. Repeatable.", metavar="NAME")
+    ] = None,
 ) -> None:
     """Download what the agent needs on nodes of another architecture; twice does nothing."""
     from edgectl.core.wheels import parse_platform, parse_python
@@ -32,8 +35,9 @@ def build(
     folder = folder or wheelhouse.default_folder(workspace.wheelhouses, agent, wanted, version)
     with workspace.lock("wheelhouse build"), progress("Choosing wheels") as bar:
         found, new = wheelhouse.build(
-            folder, agent, packages.constraints(), wanted, version, lambda name: bar.describe(f"Downloading {name}")
-        )
+            folder, agent, packages.constraints(), wanted, version, lambda name: bar.describe(f"Downloading {name}"),
+            packages.parse_extras(extra or []),
+        )  # fmt: skip
     made = found.manifest
     size = f"{len(made.files)} wheels, {made.bytes / 1e6:.0f} MB, for glibc {made.glibc} or newer"
     note(f"{folder}: {size}" if new else f"{folder} is complete already: {size}")

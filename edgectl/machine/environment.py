@@ -91,6 +91,8 @@ class Environment:
     """Of everything else that it needs; none: from the node's package index."""
     constraints: bytes = b""
     """Versions that the index is asked for."""
+    extras: tuple[str, ...] = ()
+    """Of the agent, to be asked of the index."""
 
     @cached_property
     def sha256(self) -> str:
@@ -98,6 +100,8 @@ class Environment:
         total = hashlib.sha256(self.constraints if not self.wheels else b"")
         for wheel in sorted((self.agent, *self.wheels), key=lambda path: path.name):
             total.update(f"{wheel.name} {_digest(wheel, wheel.stat().st_mtime_ns)}\n".encode())
+        if self.extras and not self.wheels:
+            total.update(f"{','.join(self.extras)}\n".encode())
         return total.hexdigest()
 
     @property
@@ -150,6 +154,8 @@ def install(host: Host, layout: Layout, wanted: Environment, python: str = "pyth
     host.write(constraints, wanted.constraints, root=layout.root)
     pip = ["-c", constraints] if wanted.constraints and not wanted.wheels else []
     names = [f"{folder}/{wheel.name}" for wheel in (wanted.agent, *wanted.wheels)]
+    if wanted.extras and not wanted.wheels:
+        names[0] += f"[{','.join(wanted.extras)}]"
     target, source = path(layout, wanted.name), "wheels" if wanted.wheels else "index"
     done = host.run(
         f"set -- {words(target, folder, source, python, *pip, *names)}\n{SCRIPT}", root=layout.root, timeout_s=INSTALL_S

@@ -9,11 +9,14 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from email.parser import HeaderParser
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from edgectl.core.errors import ConfigError, StorageError
+from edgectl_agent.config import EXTRAS
+
+from edgectl.core.errors import ConfigError, StorageError, UsageError
 
 _PACKAGE = Path(__file__).parents[1]
 _CARRIED = _PACKAGE / "_wheels"
@@ -45,6 +48,15 @@ def constraints() -> bytes:
         if (folder / CONSTRAINTS).is_file():
             return (folder / CONSTRAINTS).read_bytes()
     raise ConfigError(f"this installation lacks {CONSTRAINTS}", hint="install edgectl again")
+
+
+def parse_extras(names: Iterable[str]) -> tuple[str, ...]:
+    """The agent's extras of these names, each once. Raises `UsageError` for one that it does not have."""
+    known = sorted(set(EXTRAS.values()))
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--extra: expected one of {', '.join(known)}, found {name!r}")
+    return tuple(sorted(set(names)))
 
 
 def version(wheel: Path) -> str:

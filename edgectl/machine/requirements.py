@@ -17,7 +17,9 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from edgectl.core.wheels import Platform
 
 
-def missing(wheels: Iterable[Path], first: Path, platform: Platform, python: str) -> tuple[str, ...]:
+def missing(
+    wheels: Iterable[Path], first: Path, platform: Platform, python: str, extras: Iterable[str] = ()
+) -> tuple[str, ...]:
     """Requirements of `first`, and of what it requires, that no file among `wheels` meets.
 
     Args:
@@ -25,10 +27,11 @@ def missing(wheels: Iterable[Path], first: Path, platform: Platform, python: str
         first: the wheel that is to be installed.
         platform: of the machine.
         python: its version, ``3.11``.
+        extras: of `first`.
     """
     there = {parse_wheel_filename(path.name)[0]: path for path in wheels}
     here = _environment(platform, python)
-    open_, seen, lacking = [(first, "")], set(), []
+    open_, seen, lacking = [(first, ""), *((first, extra) for extra in extras)], set(), []
     while open_:
         wheel, extra = open_.pop()
         for needed in _required(wheel, here | {"extra": extra}):

@@ -63,8 +63,9 @@ class Wheelhouse:
 
 
 def build(
-    folder: Path, wheel: Path, constraints: bytes, platform: Platform, python: str, said: Said = lambda _: None
-) -> tuple[Wheelhouse, bool]:
+    folder: Path, wheel: Path, constraints: bytes, platform: Platform, python: str, said: Said = lambda _: None,
+    extras: Sequence[str] = (),
+) -> tuple[Wheelhouse, bool]:  # fmt: skip
     """Fill `folder`; returns it and whether anything had to be done.
 
     Args:
@@ -74,6 +75,7 @@ def build(
         platform: of the machines that will install from it.
         python: ``3.11``, theirs.
         said: hears of every package.
+        extras: of the agent, for sources that need more: ``kafka``.
 
     Raises:
         ConfigError: a package has no wheel for this platform and Python; `folder` is something else than a wheelhouse.
@@ -82,7 +84,7 @@ def build(
     """
     agent, pins = packages.version(wheel), hashlib.sha256(constraints).hexdigest()
     there = read(folder)
-    if there is not None and _is(there, wheel, pins, platform, python) and not damaged(there):
+    if there is not None and _is(there, wheel, pins, platform, python, extras) and not damaged(there):
         return there, False
     if there is None and folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and no wheelhouse", hint="name another folder with --dir")
@@ -90,8 +92,8 @@ def build(
     try:
         _clear(part, folder)
         (part / packages.CONSTRAINTS).write_bytes(constraints)
-        _download(part, [str(wheel)], platform, python, said)
-        while lacking := requirements.missing(part.glob("*.whl"), wheel, platform, python):
+        _download(part, [f"{wheel}[{','.join(extras)}]" if extras else str(wheel)], platform, python, said)
+        while lacking := requirements.missing(part.glob("*.whl"), wheel, platform, python, extras):
             _download(part, lacking, platform, python, said)
         (part / packages.CONSTRAINTS).unlink()
         found = Wheelhouse(folder=folder, manifest=_manifest(part, agent, pins, platform, python))
@@ -130,10 +132,13 @@ def default_folder(parent: Path, wheel: Path, platform: Platform, python: str) -
     return parent / folder_name(packages.version(wheel), platform, python)
 
 
-def _is(there: Wheelhouse, wheel: Path, pins: str, platform: Platform, python: str) -> bool:
+def _is(
+    there: Wheelhouse, wheel: Path, pins: str, platform: Platform, python: str, extras: Sequence[str]
+) -> bool:  # fmt: skip
     made = there.manifest
-    asked = (pins, platform, python)
-    return (made.constraints, made.platform, made.python) == asked and _file(wheel) in made.files
+    if (made.constraints, made.platform, made.python) != (pins, platform, python) or _file(wheel) not in made.files:
+        return False
+    return not (extras and requirements.missing(there.wheels, wheel, platform, python, extras))
 
 
 def _clear(part: Path, folder: Path) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from edgectl_agent.config import EXTRAS
+
 from edgectl.core.errors import ConfigError, NothingMatched, RemoteRefused
 from edgectl.core.machines import MachineFacts
 from edgectl.inventory.types import Node
-from edgectl.machine import packages
+from edgectl.machine import packages, requirements
 from edgectl.machine.environment import Environment
 from edgectl.machine.wheelhouse import Wheelhouse
 
@@ -44,7 +46,12 @@ class Choice:
                 f"node {node.name}: fleet.yaml wants agent {wanted}, and this is {version}", hint="name it with --wheel"
             )
         python = facts.python.version[:2] if facts.python else (0, 0)
-        fits = [w for w in self.wheelhouses if w.manifest.fits(facts.machine, python, facts.glibc)]
+        extras = extras_of(node)
+        fits = [
+            house
+            for house in self.wheelhouses
+            if house.manifest.fits(facts.machine, python, facts.glibc) and not (extras and self._lacks(house, extras))
+        ]
         uploads = node.agent.packages != "index"
         if fits and uploads:
             wheels = tuple(w for w in fits[-1].wheels if not w.name.startswith("edgectl_agent-"))
@@ -54,10 +61,22 @@ class Choice:
             raise RemoteRefused(
                 f"node {node.name}: no wheelhouse fits it ({own})",
                 status=424,
-                hint=f"edgectl wheelhouse build --platform {facts.machine} --python {_dotted(python)}",
+                hint=f"edgectl wheelhouse build --platform {facts.machine} --python {_dotted(python)}"
+                + "".join(f" --extra {extra}" for extra in extras),
                 reason="packages",
             )
-        return Environment(version=version, agent=self.agent, constraints=packages.constraints())
+        return Environment(version=version, agent=self.agent, constraints=packages.constraints(), extras=extras)
+
+    def _lacks(self, house: Wheelhouse, extras: tuple[str, ...]) -> bool:
+        """Whether `house` was built without what these need."""
+        made = house.manifest
+        return bool(requirements.missing(house.wheels, self.agent, made.platform, made.python, extras))
+
+
+def extras_of(node: Node) -> tuple[str, ...]:
+    """The agent's extras that the node's sources need."""
+    kinds = {str(source.__struct_config__.tag) for source in node.sources.values()}
+    return tuple(sorted(EXTRAS[kind] for kind in kinds if kind in EXTRAS))
 
 
 def choice(

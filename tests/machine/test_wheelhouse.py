@@ -21,9 +21,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgectl.core.errors import ConfigError, StorageError
+from edgectl.core.errors import ConfigError, RemoteRefused, StorageError
+from edgectl.core.machines import MachineFacts, Python
 from edgectl.core.wheels import PLATFORMS, Manifest
+from edgectl.inventory.reading import parse
+from edgectl.inventory.types import Node
 from edgectl.machine import packages, requirements, wheelhouse
+from edgectl.provisioning.choosing import Choice
 from tests.support.cli import Shell
 
 PYTHON = "3.11"
@@ -131,6 +135,47 @@ def test_it_holds_the_wheels_of_the_platform_asked_for_and_says_what_they_need(
     assert sorted(path.name for path in (tmp_path / "w").iterdir()) == sorted(
         ["manifest.json", *(path.name for path in found.wheels)]
     )
+
+
+NEEDS = ("onnxruntime>=1", "numpy>=2", "typing-extensions>=4; extra == 'kafka'")
+MACHINE = MachineFacts(
+    machine="x86_64", bits=64, libc="glibc", glibc=(2, 36),
+    pythons=(Python(path="python3", version=(3, 11, 2), venv=True, pip=True),),
+    memory_bytes=10**9, available_bytes=10**9, clock_s=0.0, user="edge",
+)  # fmt: skip
+READS_KAFKA = "{name: a, sources: {s: {type: kafka, brokers: ['b:1'], topics: [t]}}, agent: {packages: %s}}"
+
+
+def node(text: str) -> Node:
+    return parse(f"version: 1\nfleet: a\nnodes: [{text}]").nodes[0]
+
+
+def test_what_a_source_needs_is_added_on_request(index: type[Index], tmp_path: Path) -> None:
+    agent = make_wheel(tmp_path, "edgectl-agent", "1.4.0", "py3-none-any", NEEDS)
+    plain, _ = wheelhouse.build(tmp_path / "w", agent, b"", "x86_64", PYTHON)
+    full, new = wheelhouse.build(tmp_path / "w", agent, b"", "x86_64", PYTHON, extras=("kafka",))
+    more = {path.name for path in full.wheels} - {path.name for path in plain.wheels}
+    assert (more, new) == ({f"typing_extensions-{TYPING}-py3-none-any.whl"}, True)
+    assert wheelhouse.build(tmp_path / "w", agent, b"", "x86_64", PYTHON, extras=("kafka",)) == (full, False)
+
+
+def test_a_node_gets_no_wheelhouse_that_lacks_what_its_sources_need(index: type[Index], tmp_path: Path) -> None:
+    agent = make_wheel(tmp_path, "edgectl-agent", "1.4.0", "py3-none-any", NEEDS)
+    houses = [wheelhouse.build(tmp_path / "w", agent, b"", "x86_64", PYTHON)[0]]
+    choice = Choice(agent=agent, wheelhouses=houses)
+    assert len(choice(node("{name: a, sources: {s: {type: host-metrics}}}"), MACHINE).wheels) == 2
+    with pytest.raises(RemoteRefused) as refused:
+        choice(node(READS_KAFKA % "wheelhouse"), MACHINE)
+    assert "edgectl wheelhouse build --platform x86_64 --python 3.11 --extra kafka" in str(refused.value)
+    houses.append(wheelhouse.build(tmp_path / "full", agent, b"", "x86_64", PYTHON, extras=("kafka",))[0])
+    assert len(choice(node(READS_KAFKA % "wheelhouse"), MACHINE).wheels) == 3
+
+
+def test_an_index_is_asked_for_what_a_nodes_sources_need(agent: Path) -> None:
+    choice = Choice(agent=agent, wheelhouses=[])
+    plain, kafka = choice(node("{name: a}"), MACHINE), choice(node(READS_KAFKA % "index"), MACHINE)
+    assert (plain.extras, kafka.extras) == ((), ("kafka",))
+    assert plain.name != kafka.name, "the node's environment is made anew when it gets such a source"
 
 
 def test_a_second_build_does_nothing_and_a_damaged_one_is_built_again(
