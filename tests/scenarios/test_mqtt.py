@@ -8,17 +8,27 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
+import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from edgectl_agent.config import MqttConfig
+from edgectl_agent.config import ClientTls, MqttConfig
+from edgectl_agent.core.bundle import encode
+from edgectl_agent.core.messages import Alert, SourceStatus
+from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.sources.interface import Chunk, Position
 
-from tests.support.agents import START_S
-from tests.support.mosquitto import Broker
+from edgectl.store.store import Store
+from tests.support.agents import START_S, AgentProcess, outcome, stage
+from tests.support.bundles import make_bundle, make_release
+from tests.support.mosquitto import Broker, Device
+from tests.support.tls import Fleet
 
 pytestmark = pytest.mark.needs("mosquitto")
 
@@ -211,3 +221,172 @@ def test_a_shared_subscription_gives_each_message_to_one_of_its_readers(broker: 
         first._until(lambda: second.poll() is not None and len(first.values) + len(second.values) >= 200)
     assert sorted(first.values + second.values) == [float(i) for i in range(200)]
     assert min(len(first.values), len(second.values)) > 50
+
+
+# ── trouble ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_tls_with_a_password_and_a_client_certificate_and_what_is_said_without(tmp_path: Path) -> None:
+    fleet, other = Fleet(tmp_path / "acme", "acme"), Fleet(tmp_path / "other", "other")
+    server, authority = fleet.node_files("broker", "127.0.0.1"), fleet.authority
+    ca = {name: tmp_path / f"{name}.crt" for name in ("nodes", "other")}
+    (tmp_path / "clients.crt").write_bytes(authority.trusted("operators"))
+    ca["nodes"].write_bytes(fleet.authority.trusted("nodes"))
+    ca["other"].write_bytes(other.authority.trusted("nodes"))
+    (tmp_path / "passwords").touch(0o600)
+    subprocess.run(["mosquitto_passwd", "-b", tmp_path / "passwords", "press", "secret"], check=True)
+    (tmp_path / "mqtt.pw").write_text("secret\n")
+    (tmp_path / "wrong.pw").write_text("guess\n")
+    settings = [
+        f"cafile {tmp_path / 'clients.crt'}", f"certfile {server['cert']}", f"keyfile {server['key']}",
+        "require_certificate true", f"password_file {tmp_path / 'passwords'}",
+    ]  # fmt: skip
+    cert, key = str(authority.operator_certificate), str(authority.operator_key)
+    with Broker(tmp_path / "broker", *settings) as broker:
+        url = broker.url.replace("mqtt:", "mqtts:")
+        tls = ClientTls(ca_file=str(ca["nodes"]), cert=cert, key=key)
+        good: dict[str, Any] = {"user": "press", "password_file": str(tmp_path / "mqtt.pw"), "tls": tls}
+        for protocol in ("3.1.1", "5"):
+            with Reader(url, "t/+", protocol=protocol, **good).subscribed() as reader:
+                assert reader.source.trouble == ""
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({"tls": ClientTls(ca_file=str(ca["other"]))}, "its certificate is not trusted"),
+            ({"password_file": str(tmp_path / "wrong.pw")}, "the broker refuses this client: Not authorized"),
+            ({"password_file": str(tmp_path / "no.pw")}, "sources.s.password_file: "),
+            ({"tls": ClientTls(ca_file=str(tmp_path / "mqtt.pw"))}, "sources.s.tls.ca_file: "),
+            ({"tls": ClientTls(ca_file=str(ca["nodes"]), cert=cert, key="/no")}, "sources.s.tls: "),
+        ]
+        for changed, says in wrong:
+            with Reader(url, "t/+", **good | changed) as reader:
+                reader.in_trouble(says)
+
+
+def test_a_topic_that_the_broker_refuses_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    rule = {"acltype": "subscribePattern", "topic": "open/+", "allow": True}
+    rules = {
+        "defaultACLAccess": {"publishClientSend": True, "publishClientReceive": True, "subscribe": False},
+        "roles": [{"rolename": "reader", "acls": [rule]}],
+        "groups": [{"groupname": "all", "roles": [{"rolename": "reader"}]}],
+        "anonymousGroup": "all",
+    }
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    (plugin,) = Path("/usr/lib").glob("*/mosquitto_dynamic_security.so")
+    settings = (f"plugin {plugin}", f"plugin_opt_config_file {tmp_path / 'rules.json'}")
+    with Broker(tmp_path / "broker", *settings) as broker, Reader(broker.url, ("open/+", "shut/+")) as reader:
+        reader.in_trouble("the broker refuses to deliver shut/+ (Not authorized)")
+        broker.publish([("open/m", record(1))])
+        reader.until(1)
+
+
+# ── whole agents ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def node(folder: Path, broker: Broker, topic: str, **more: Any) -> AgentProcess:
+    """An agent that reads `topic`/STREAM, whose model alerts on spikes."""
+    entry = {"type": "mqtt", "url": broker.url, "topic": f"{topic}/+", "stream": "topic.1", "time": "ts",
+             "channels": {"value": "v"}, "live": False} | more  # fmt: skip
+    agent = AgentProcess(
+        folder,
+        sources={"m": entry},
+        models={"press": ["m"]},
+        actions=[{"on": "any", "type": "log"}],
+        snapshot={"every": "200ms"},
+        batch={"max": 256, "max_latency": "5ms"},
+    )
+    raw = encode(make_bundle(1))
+    if not agent.data_dir.exists():
+        stage(agent.data_dir, raw, make_release("press", "1.0.0", 1, raw))
+    return agent
+
+
+def plant(topic: str, seconds: int, spikes: int) -> tuple[list[Message], set[tuple[str, int]]]:
+    """Messages, one a second and stream, in event time; and the (stream, onset) of every spike."""
+    rng = random.Random(seconds)
+    free = [(s, at) for s in range(STREAMS) for at in range(100, seconds - 10, 60)]
+    faults = set(rng.sample(free, spikes))
+    high = {(stream, at + second) for stream, at in faults for second in range(4)}
+    messages = [
+        (f"{topic}/m{stream}", record(rng.gauss(0, 1) + (30 if (stream, t) in high else 0), BEGIN + t))
+        for t in range(seconds)
+        for stream in range(STREAMS)
+    ]
+    return messages, {(f"m{stream}", (BEGIN + at) * SECOND) for stream, at in faults}
+
+
+def source(agent: AgentProcess) -> SourceStatus:
+    return agent.status().sources[0]
+
+
+def newest_s(agent: AgentProcess) -> int:
+    """Event time up to which it has read, in seconds since `BEGIN`."""
+    return source(agent).newest_event_ns // SECOND - BEGIN
+
+
+def alerts_per_fault(folder: Path, found: list[Alert]) -> Counter[tuple[str, int]]:
+    """How many alerts the fleet's store holds for each (stream, onset) after collecting `found`."""
+    with Store("sqlite:///state.db", folder) as store:
+        store.alerts.save(found, (), 1)
+        return Counter((row.alert.stream, row.alert.onset_ns) for row in store.alerts.find())
+
+
+def test_killed_agents_and_killed_brokers_lose_and_double_no_alert(tmp_path: Path) -> None:
+    seconds = READINGS // STREAMS
+    messages, faults = plant("kills", seconds, spikes=max(20, seconds // 60))
+    part = -(-len(messages) // (2 * KILLS))
+    broker = Broker(tmp_path / "broker", durable=True)
+    agent = node(tmp_path / "n1", broker, "kills")
+    agent.start()
+    agent.wait(lambda: agent.answers() and source(agent).state == "failed")
+    assert "cannot be reached: Connection refused" in source(agent).detail
+    broker.start()
+    agent.wait(lambda: source(agent).state == "running")
+    with broker, Device(broker) as device:
+        for life, start in enumerate(range(0, len(messages), part)):
+            sending = threading.Thread(target=device.send, args=(messages[start : start + part],))
+            sending.start()
+            half_way = (start + part // 2) // STREAMS
+            agent.wait(lambda: agent.answers() and newest_s(agent) >= half_way)  # noqa: B023 - called at once
+            if life % 2:
+                broker.kill()
+                broker.start()
+                agent.wait(lambda: newest_s(agent) > half_way)  # noqa: B023
+            agent.kill()
+            sending.join()
+            agent.start()
+        agent.wait(agent.answers)
+        agent.wait(lambda: newest_s(agent) == seconds - 1, 2 * START_S)
+        found = agent.alerts()
+        assert source(agent).rejected == {}
+        assert agent.terminate() == 0
+    assert alerts_per_fault(tmp_path, found) == Counter(faults)
+
+
+def test_an_agent_killed_while_it_reads_ends_with_the_same_features_and_alerts(tmp_path: Path, broker: Broker) -> None:
+    messages, _ = plant("same", 600, spikes=30)
+    names = ("whole", "killed")
+    for name in names:  # the session begins before the messages
+        with Reader(broker.url, "same/+", client_id=name, protocol="3.1.1").subscribed():
+            pass
+    whole, killed = (node(tmp_path / n, broker, "same", client_id=n, protocol="3.1.1") for n in names)
+    broker.publish(messages)
+    for delay_s in (0.0, 0.1):
+        killed.start()
+        killed.wait(killed.answers)
+        time.sleep(delay_s)
+        killed.kill()
+    found = []
+    for agent in (whole, killed):
+        with agent:
+            agent.wait(lambda: newest_s(agent) == 599)  # noqa: B023
+            found.append(outcome(agent.alerts()))
+            assert agent.terminate() == 0
+    assert found[0] == found[1]
+    assert len(found[0]) > 50
+    saved = [SnapshotStore(agent.data_dir / "snapshots").load() for agent in (whole, killed)]
+    models = [state["models"]["press"] for state in saved if state]
+    assert models[0]["streams"] == models[1]["streams"]
+    assert models[0]["detector"]["features"] == models[1]["detector"]["features"]
+    broker.publish([("same/m0", record(42))])
+    with Reader(broker.url, "same/+", client_id="killed", protocol="3.1.1") as left:
+        left.until(1)
+    assert left.values == [42], "the broker still had what the last snapshot covers"

@@ -6,10 +6,11 @@ import shutil
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.client import Client, MQTTMessageInfo, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
 START_S = 60.0
@@ -54,7 +55,8 @@ class Broker:
         return f"mqtt://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Broker:
-        self.start()
+        if self.process is None:
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,3 +104,74 @@ class Broker:
             assert one.is_published()
         client.disconnect()
         client.loop_stop()
+
+
+class Device:
+    """A sensor that keeps its last `kept` messages and sends them again when the broker comes back: a broker that is
+    killed may have accepted what is not yet on its disk."""
+
+    def __init__(self, broker: Broker, kept: int = 3000) -> None:
+        self._recent: deque[tuple[str, bytes]] = deque(maxlen=kept)
+        self._waiting: deque[MQTTMessageInfo] = deque()
+        self._broker = broker
+        self._client: Client | None = None
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hang_up()
+
+    def send(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Publish in order and wait for every acknowledgement, however often the broker goes."""
+        for message in messages:
+            self._recent.append(message)
+            self._publish(message)
+        while self._waiting:
+            self._await_oldest()
+
+    def _publish(self, message: tuple[str, bytes]) -> None:
+        if self._client is None:
+            self._connect()
+            return  # it was among the recent ones
+        self._waiting.append(self._client.publish(*message, qos=1))
+        while len(self._waiting) > 200:
+            self._await_oldest()
+
+    def _await_oldest(self) -> None:
+        """Wait for one acknowledgement; after a lost connection connect anew and send the recent messages again."""
+        while self._waiting:
+            try:
+                if self._waiting[0].is_published():
+                    self._waiting.popleft()
+                    return
+            except RuntimeError:  # it was handed over when the connection was gone
+                self._hang_up()
+            if self._client is None or not self._client.is_connected():
+                self._hang_up()
+                self._connect()
+            time.sleep(0.001)
+
+    def _connect(self) -> None:
+        deadline = time.monotonic() + START_S
+        while True:
+            client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5, reconnect_on_failure=False)
+            try:
+                client.connect("127.0.0.1", self._broker.port)
+            except OSError:
+                assert time.monotonic() < deadline, "the broker does not come back"
+                time.sleep(0.05)
+                continue
+            client.loop_start()
+            while not client.is_connected() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            self._client = client
+            self._waiting.clear()
+            self._waiting.extend(client.publish(topic, payload, qos=1) for topic, payload in list(self._recent))
+            return
+
+    def _hang_up(self) -> None:
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+            self._client = None

@@ -96,6 +96,8 @@ class Link:
                 return
             except EdgeError as e:
                 self.trouble = str(e)
+            except OSError as e:
+                self.trouble = f"{self._config.url}: the connection is lost: {e.strerror or e}"
             except Exception as e:  # whatever a library raises on hostile bytes must not end the thread in silence
                 self.trouble = f"{self._config.url}: {type(e).__name__}: {e}"
             session.abandon()
@@ -108,10 +110,13 @@ class _Client(Client):
     """paho's client on a socket that reads in blocks and keeps no payload that is too large."""
 
     buffered: Buffered
+    trust: ssl.SSLContext | None = None
 
     def _create_socket(self) -> Any:
-        plain: Any = super()._create_socket()
-        self.buffered = Buffered(plain, Trimmer(_PACKET, self.protocol == MQTTProtocolVersion.MQTTv5))
+        connection = socket.create_connection((self.host, self.port), _CONNECT_S)
+        if self.trust is not None:
+            connection = self.trust.wrap_socket(connection, server_hostname=self.host)
+        self.buffered = Buffered(connection, Trimmer(_PACKET, self.protocol == MQTTProtocolVersion.MQTTv5))
         return self.buffered
 
 
@@ -133,7 +138,6 @@ class _Session:
             CallbackAPIVersion.VERSION2, client_id, protocol=_PROTOCOLS[config.protocol],
             reconnect_on_failure=False, manual_ack=True, **more,
         )  # fmt: skip
-        client.connect_timeout = _CONNECT_S
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_subscribe, client.on_message = self._on_subscribe, self._on_message
         client.on_socket_register_write = lambda *_: None  # so that paho leaves writing to `turn`
@@ -145,7 +149,7 @@ class _Session:
             key = f"sources.{self._key}.password_file"
             client.username_pw_set(config.user, first_line(config.password_file, key) or None)
         if config.secure:
-            client.tls_set_context(_trust(config, f"sources.{self._key}.tls"))
+            client.trust = _trust(config, f"sources.{self._key}.tls")
         more: dict[str, Any] = {}
         if self._five:
             properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
