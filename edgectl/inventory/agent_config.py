@@ -24,7 +24,16 @@ from edgectl_agent.core.units import format_duration
 
 from edgectl.core.errors import ConfigError
 from edgectl.inventory import doors
-from edgectl.inventory.types import FieldsEntry, HostMetricsEntry, HttpEntry, KafkaEntry, Node, ReplayEntry, SourceEntry
+from edgectl.inventory.types import (
+    FieldsEntry,
+    HostMetricsEntry,
+    HttpEntry,
+    KafkaEntry,
+    MqttEntry,
+    Node,
+    ReplayEntry,
+    SourceEntry,
+)
 from edgectl.machine.layout import Layout
 
 TOKEN_FILE = "uplink.token"
@@ -168,7 +177,7 @@ def _source(node: Node, name: str, source: SourceEntry, columns: Mapping[str, Co
         return _plain(source)
     if isinstance(source, HttpEntry):
         return _plain(source) | _mapping(where, source, fed)
-    if isinstance(source, KafkaEntry):
+    if isinstance(source, KafkaEntry | MqttEntry):
         return _placed(where, _plain(source), place) | _mapping(where, source, fed)
     path = place.resolve(where, source.path)
     own = _plain(source) | {"path": path, "format": source.format or _format(where, source.path)}
@@ -213,10 +222,11 @@ def _plain(source: SourceEntry) -> dict[str, Any]:
 
 def _placed(where: str, source: dict[str, Any], place: Place) -> dict[str, Any]:
     """A source with the files of its certificates and passwords where they are on the node."""
-    for group in ("tls", "sasl"):
-        for key, value in source.get(group, {}).items():
-            if key in ("ca_file", "cert", "key", "password_file") and value:
-                source[group][key] = place.resolve(f"{where}: {group}.{key}", value)
+    for group in ("", "tls", "sasl"):
+        said = source.get(group, {}) if group else source
+        for key in ("ca_file", "cert", "key", "password_file"):
+            if said.get(key):
+                said[key] = place.resolve(f"{where}: {group}.{key}".replace(" .", " "), said[key])
     return source
 
 

@@ -101,7 +101,25 @@ class KafkaEntry(FieldsEntry, frozen=True, kw_only=True, tag_field="type", tag="
     session: str | None = None
 
 
-SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry | KafkaEntry
+class MqttEntry(FieldsEntry, frozen=True, kw_only=True, tag_field="type", tag="mqtt"):
+    """Topics of an MQTT broker; see `edgectl_agent.config.MqttConfig`. Files are the node's own."""
+
+    url: str
+    topic: Column | Annotated[tuple[Column, ...], msgspec.Meta(min_length=1)]
+    protocol: Literal["3.1.1", "5"] | None = None
+    format: Literal["json", "csv"] = "json"
+    columns: tuple[Column, ...] = ()
+    live: bool = True
+    user: str = ""
+    password_file: str = ""
+    tls: ClientTls | None = None
+    client_id: str = ""
+    session: str | None = None
+    receive_maximum: int | None = None
+    buffer: str | None = None
+
+
+SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry | KafkaEntry | MqttEntry
 
 
 class SecretRef(_Strict, frozen=True, kw_only=True):

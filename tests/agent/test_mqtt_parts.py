@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from edgectl_agent.core.topics import filter_problem, level_of, part, unshared
+from edgectl_agent.core.topics import filter_problem, level_of, part
 from edgectl_agent.sources.mqtt_socket import Malformed, Trimmer
 from edgectl_agent.sources.payloads import records
 from hypothesis import given
@@ -39,7 +39,6 @@ def test_any_other_is_refused_with_what_was_expected(text: str, says: str) -> No
 def test_a_level_of_the_topic_names_the_stream() -> None:
     assert [level_of(c) for c in ("topic", "topic.1", "topic.x", "topics", "v.topic")] == [-1, 1, None, None, None]
     assert [part("plant/m1/vib", n) for n in (-1, 0, 1, 3)] == ["plant/m1/vib", "plant", "m1", ""]
-    assert unshared("$share/g/plant/+") == "plant/+"
 
 
 # ── payloads ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -53,6 +53,33 @@ def test_a_kafka_source_takes_its_columns_from_the_recipe_and_its_files_are_the_
         render(node(KAFKA % "ca.pem"), COLUMNS, there(Layout()))
 
 
+MQTT = (
+    "{name: a, sources: {s: {type: mqtt, url: 'mqtts://broker', topic: plant/+/vib, stream: topic.1, "
+    "user: edge, password_file: %s, tls: {ca_file: /etc/ca.pem}}}, models: {press: [s]}}"
+)
+
+
+def test_an_mqtt_source_names_the_file_of_its_password_on_the_node_and_never_the_password(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text(render(node(MQTT % "/etc/mqtt.pw"), COLUMNS, there(Layout())))
+    found = agent.load(tmp_path / "agent.yaml")[0].sources["s"]
+    assert isinstance(found, agent.MqttConfig)
+    assert (found.filters, found.stream, found.time, found.channels) == (
+        ("plant/+/vib",),
+        "topic.1",
+        "at",
+        {"vib": "v"},
+    )
+    assert (found.password_file, found.tls, found.protocol) == (
+        "/etc/mqtt.pw", agent.ClientTls(ca_file="/etc/ca.pem"), "5",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"source 's': password_file: expected an absolute path of the node's own"):
+        render(node(MQTT % "mqtt.pw"), COLUMNS, there(Layout()))
+    with pytest.raises(ConfigError, match=r"sources\.s\.password: unknown key, did you mean 'password_file'"):
+        node(MQTT.replace("password_file: %s", "password: secret"))
+    with pytest.raises(ConfigError, match=r"node a: agent\.yaml: sources\.s\.topic: expected \+ only as a whole level"):
+        render(node((MQTT % "/pw").replace("plant/+/", "plant+/")), COLUMNS, there(Layout()))
+
+
 def test_a_recording_elsewhere_need_not_exist_here() -> None:
     assert "path: /data/no.csv" in render(node(PRESS % ("replay", "/data/no.csv", "''")), COLUMNS, there(Layout()))
 

@@ -32,7 +32,8 @@ from tests.support.tls import Fleet
 
 pytestmark = pytest.mark.needs("mosquitto")
 
-READINGS = int(os.environ.get("EDGECTL_MQTT_READINGS", "12000"))
+READINGS = int(os.environ.get("EDGECTL_MQTT_READINGS", "8000"))
+PATIENCE_S = START_S + READINGS / 500
 KILLS = 2
 STREAMS = 8
 SECOND = 10**9
@@ -345,16 +346,16 @@ def test_killed_agents_and_killed_brokers_lose_and_double_no_alert(tmp_path: Pat
             sending = threading.Thread(target=device.send, args=(messages[start : start + part],))
             sending.start()
             half_way = (start + part // 2) // STREAMS
-            agent.wait(lambda: agent.answers() and newest_s(agent) >= half_way)  # noqa: B023 - called at once
+            agent.wait(lambda: agent.answers() and newest_s(agent) >= half_way, PATIENCE_S)  # noqa: B023 - called at once
             if life % 2:
                 broker.kill()
                 broker.start()
-                agent.wait(lambda: newest_s(agent) > half_way)  # noqa: B023
+                agent.wait(lambda: newest_s(agent) > half_way, PATIENCE_S)  # noqa: B023
             agent.kill()
             sending.join()
             agent.start()
         agent.wait(agent.answers)
-        agent.wait(lambda: newest_s(agent) == seconds - 1, 2 * START_S)
+        agent.wait(lambda: newest_s(agent) == seconds - 1, 2 * PATIENCE_S)
         found = agent.alerts()
         assert source(agent).rejected == {}
         assert agent.terminate() == 0

@@ -45,7 +45,7 @@ class Broker:
         lines = [f"listener {self.port} 127.0.0.1", "max_queued_messages 0", "log_type error", "log_type warning"]
         lines += ["allow_anonymous true"] if not any("password_file" in s for s in settings) else []
         lines += [f"persistence_location {folder}/"] if durable else []
-        lines += ["persistence true", "autosave_on_changes true", "autosave_interval 50"] if durable else []
+        lines += ["persistence true", "autosave_on_changes true", "autosave_interval 500"] if durable else []
         self._conf = folder / "mosquitto.conf"
         self._conf.write_text("\n".join([*lines, *settings, "user root", ""]))
         self.process: subprocess.Popen[bytes] | None = None

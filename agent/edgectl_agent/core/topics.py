@@ -27,11 +27,6 @@ def filter_problem(text: str) -> str:
     return ""
 
 
-def unshared(text: str) -> str:
-    """A filter without its share's name: what its messages' topics match."""
-    return text.removeprefix(_SHARE).partition("/")[2] if text.startswith(_SHARE) else text
-
-
 def level_of(column: str) -> int | None:
     """``topic.1`` → 1, counted from 0; ``topic`` → -1, the whole topic; None for any other column."""
     found = _LEVEL.fullmatch(column)
