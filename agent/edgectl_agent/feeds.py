@@ -121,7 +121,7 @@ class Feed:
         if chunk.ended:
             self.state, self.detail = "ended", ""
         elif self._source.trouble:
-            if self.detail != self._source.trouble:
+            if self.state != "failed":
                 warn("source-failed", source=self.name, message=self._source.trouble)
             self.state, self.detail = "failed", self._source.trouble
         elif self._source.waiting:

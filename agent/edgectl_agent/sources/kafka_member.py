@@ -10,6 +10,7 @@ longer than `_HANDOVER_S` the new owner begins at what was committed before.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,8 @@ _LOOK_S = 2.0
 _COMMIT_RETRY_S = 1.0
 _UNREADABLE = (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED)
 _GONE = (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE)
+_DETAIL = re.compile(r"^\S+/\w+: |^GroupCoordinator: \S+: | \(after .*\)$")
+"""What of librdkafka's sentences differs from one try to the next."""
 _QUIET = logging.Logger("librdkafka")
 _QUIET.addHandler(logging.NullHandler())
 
@@ -303,10 +306,10 @@ class Member:
     def _on_error(self, error: KafkaError) -> None:
         """librdkafka's word on its connections; it goes on trying, later and later."""
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._last_error = error.str()
+            self._last_error = _DETAIL.sub("", error.str())
         if error.code() in _GONE:
             brokers = self._settings["bootstrap.servers"]
-            self._say(f"no broker of {brokers} takes this node in: {self._last_error or error.str()}")
+            self._say(f"no broker of {brokers} takes this node in: {self._last_error or 'the connection was closed'}")
 
     def _say(self, trouble: str) -> None:
         self.trouble = trouble

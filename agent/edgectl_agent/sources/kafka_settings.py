@@ -51,7 +51,7 @@ def settings(config: KafkaConfig, member: str) -> dict[str, Any]:
         "topic.metadata.refresh.interval.ms": _METADATA_MS,
         "topic.metadata.propagation.max.ms": 5000,
         "reconnect.backoff.ms": 500,
-        "reconnect.backoff.max.ms": 10_000,
+        "reconnect.backoff.max.ms": 5000,
         "socket.keepalive.enable": True,
         **_security(config),
     }
