@@ -139,7 +139,7 @@ POINTS = {
     "the first journal write": (JOURNAL, "start"),
     "the journal write before the signature": (JOURNAL, "assign"),
     "the journal write after the signature": (JOURNAL, "assigned"),
-    "the second file of an upload": ("edgectl.connectors.local:shutil.copyfile", 2),
+    "the second file of an upload": ("edgectl.connectors.local:replace", 2),
     "the journal write of a confirmation": (JOURNAL, "confirm"),
     "the journal write between canary and rest": (JOURNAL, "pass"),
 }
