@@ -174,7 +174,7 @@ def doing(one: Cut, node: Node, events: Iterable[str] = ()) -> str:
     """What the command was at: as the machine shows it, its rollout's journal, or its own last word."""
     last = _DOING.get(([*events] or [""])[-1], "")
     lines = [line.removeprefix(f"{node.name}: ") for line in one.before.splitlines() if line.startswith(node.name)]
-    step = re.split(r" (?:from|/)", lines[-1])[0].rstrip(",") if lines else ""
+    step = re.split(r" from |.*, (?=start and probe)", lines[-1])[-1 if "start" in lines[-1] else 0] if lines else ""
     return one.doing or last or step or "prepares"
 
 
@@ -273,6 +273,7 @@ def markdown(rows: list[Row]) -> str:
     for row in rows:
         one = row.cut
         said = re.sub(r"\s+", " ", one.said).replace("|", "·").removeprefix("edgectl: ")
+        said = said if len(said) <= 90 else f"{said[:90]}…"
         lines.append(
             f"| {one.command} | {one.after_s:.2f} of {row.lasts_s:.1f} s | {row.doing} | {one.exit} | {said} "
             f"| {row.claimed} | {row.ran} | {row.completed_by} |"
