@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import grp
 import hashlib
 import json
 import os
 import platform
-import pwd
 import secrets
 import shutil
 import socket
@@ -48,7 +46,13 @@ class Stop(Exception):
 
 
 def main(settings: dict[str, Any], arguments: Sequence[str]) -> int:
-    """Install; `settings` are ``url``, ``ca`` (PEM, or empty for the system's) and ``fleet``."""
+    """Install.
+
+    Args:
+        settings: ``url``, ``ca`` (PEM, or empty for the system's), ``fleet``, and the shell texts of the steps that an
+            installation over SSH takes too: ``accounts`` and ``environment``.
+        arguments: of the command line.
+    """
     parser = argparse.ArgumentParser(prog="edgectl-install", description=f"Joins the fleet {settings['fleet']}.")
     parser.add_argument("token", help="of the invite")
     parser.add_argument("--folder", default="", help="install below this folder, without root")
@@ -71,6 +75,7 @@ class Installation:
 
     def __init__(self, settings: dict[str, Any], token: str, folder: str) -> None:
         self.receiver = Receiver(settings["url"], settings["ca"])
+        self.steps = settings
         self.token = token
         self.folder = str(Path(folder).absolute()) if folder else ""
         self.home = Path(self.folder, "agent") if folder else Path("/opt/edgectl-agent")
@@ -111,25 +116,14 @@ class Installation:
         if (target / "bin" / "edgectl-agent").exists():
             return target
         wheels = [self.download(file) for file in (offer["agent"], *offer["wheels"])]
-        part = target.with_name(f"{target.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        say(f"installing the agent {offer['version']}")
-        _run([sys.executable, "-m", "venv", str(part)], "the environment cannot be made")
-        pip = [str(part / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input"]
-        if offer["wheels"]:
-            pip += ["--no-index"]
-        else:
+        pip = []
+        if not offer["wheels"]:
             constraints = self.home / "constraints.txt"
             constraints.write_text(offer["constraints"])
-            pip += ["-c", str(constraints)]
-        _run([*pip, *map(str, wheels)], "pip cannot install the agent")
-        for script in (part / "bin").iterdir():  # they name their interpreter by its path
-            raw = b"" if script.is_symlink() else script.read_bytes()
-            if raw.startswith(b"#!" + str(part).encode()):
-                script.write_bytes(raw.replace(str(part).encode(), str(target).encode(), 1))
-        os.sync()
-        part.rename(target)
+            pip = ["-c", str(constraints)]
+        say(f"installing the agent {offer['version']}")
+        words = [target, self.home / "wheels", "wheels" if offer["wheels"] else "index", sys.executable, *pip, *wheels]
+        self._step("environment", "the agent cannot be installed", *map(str, words))
         return target
 
     def download(self, file: dict[str, Any]) -> Path:
@@ -160,16 +154,8 @@ class Installation:
 
     def account(self) -> None:
         """The agent's own user and group."""
-        if not self.user:
-            return
-        if not _known(lambda: grp.getgrnam(self.user)):
-            _run(["groupadd", "--system", self.user], f"the group {self.user} cannot be made")
-        if not _known(lambda: pwd.getpwnam(self.user)):
-            options = ["--system", "--gid", self.user, "--home-dir", "/var/lib/edgectl-agent", "--no-create-home"]
-            _run(
-                ["useradd", *options, "--shell", "/usr/sbin/nologin", self.user],
-                f"the user {self.user} cannot be made",
-            )
+        if self.user:
+            self._step("accounts", f"the user {self.user} cannot be made")
 
     def place(self, files: list[dict[str, Any]]) -> None:
         """Write what the receiver says: each file whole, trust only where there is none yet."""
@@ -224,6 +210,9 @@ class Installation:
         if done.returncode:
             why = (done.stderr.strip().splitlines() or ["it does not answer"])[-1].removeprefix("edgectl-agent: ")
             raise Stop(f"the agent is installed and does not come up: {why}", 75)
+
+    def _step(self, name: str, failing: str, *words: str) -> None:
+        _run(["sh", "-c", self.steps[name], name, *words], failing)
 
     def _made(self, folder: Path) -> Path:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -340,14 +329,6 @@ def _write(path: Path, content: bytes, mode: int) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _known(ask: Any) -> bool:
-    try:
-        ask()
-    except KeyError:
-        return False
-    return True
 
 
 def _is_supervisor(pid: int) -> bool:

@@ -11,6 +11,9 @@ import json
 import shlex
 from pathlib import Path
 
+from edgectl.machine import accounts, environment
+from edgectl.machine.layout import Layout
+
 _HEAD = r"""#!/bin/sh
 # Installs edgectl-agent and joins this machine to a fleet: sh THIS TOKEN [--folder DIR]
 set -u
@@ -68,7 +71,8 @@ EDGECTL
 def script(url: str, ca: str, fleet: str) -> str:
     """The install script of a receiver at `url`, vouched for by `ca` (PEM; empty: a public authority)."""
     program = Path(__file__).with_name("installer.py").read_text(encoding="utf-8")
-    settings = repr(json.dumps({"url": url, "ca": ca, "fleet": fleet}))
+    steps = {"accounts": accounts.make(Layout(), "root"), "environment": environment.SCRIPT}
+    settings = repr(json.dumps({"url": url, "ca": ca, "fleet": fleet, **steps}))
     return f"{_HEAD}{program}{_TAIL.format(settings=settings)}"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +18,13 @@ from pathlib import Path
 from edgectl_agent.core.bundle import digest, encode
 from edgectl_agent.core.messages import Release, Report
 
+from edgectl.cli import wiring
 from edgectl.connectors.client import NodeClient
 from edgectl.connectors.local import LocalConnector
+from edgectl.fleet import membership
 from edgectl.trust.keys import KeyStore
 from edgectl.trust.repository import Repository
+from edgectl.workspace import Workspace
 from tests.support.bundles import make_bundle, make_release
 from tests.support.cli import Shell
 
@@ -51,12 +55,23 @@ class Plant:
         (recipe / "recipe.yaml").write_text(RECIPE)
         self.repository = Repository(folder / "repo", KeyStore(folder / ".edgectl" / "keys"))
         for name in self.names:
-            (folder / f"{name}.jsonl").touch()
-            self.shell.ok("nodes", "add", name, "--source", f"s=tail:{name}.jsonl", "--model", "press=s")
+            self._add(name)
+        self._at_once(self.start)
 
     def close(self) -> None:
-        for name in self.names:
-            self.stop(name)
+        self._at_once(self.stop)
+
+    def _add(self, name: str) -> None:
+        """As `edgectl nodes add`, without a process for each."""
+        (self.folder / f"{name}.jsonl").touch()
+        workspace, source = Workspace(self.folder), {"type": "tail", "path": f"{name}.jsonl"}
+        entry = {"name": name, "sources": {"s": source}, "models": {"press": ["s"]}}
+        root = self.repository.root_bytes()
+        membership.add(entry, workspace, wiring.columns(workspace), root, lambda node: self._connector(node.name))
+
+    def _at_once(self, do: Callable[[str], None]) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(do, self.names))
 
     def release(self, version: str, seed: int, kind: str = "ok") -> Release:
         """Sign one release; it permits the return to every earlier one."""

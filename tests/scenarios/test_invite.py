@@ -71,6 +71,12 @@ class Hub:
         assert "Traceback" not in done.stderr
         return (done.stderr.strip().splitlines() or [""])[-1]
 
+    def same_environment(self, name: str) -> None:
+        """Give a machine the environment that m1 has, for what is told apart only once it is there."""
+        shutil.copytree(
+            self.machine("m1") / "edgectl" / "agent", self.machine(name) / "edgectl" / "agent", symlinks=True
+        )
+
     def nodes(self) -> dict[str, str]:
         return {row["name"]: row["state"] for row in json.loads(self.shell.ok("nodes", "list", "-o", "json"))}
 
@@ -108,6 +114,7 @@ def test_one_line_makes_a_machine_a_node_that_reports_and_again_it_changes_nothi
     assert list(hub.nodes()) == [node]
 
     # Another machine finds no place left.
+    hub.same_environment("m2")
     assert hub.join(line, "m2", code=4).endswith("the invite was for 1 nodes, all have enrolled → edgectl nodes invite")
 
 
@@ -133,9 +140,8 @@ def test_an_enrolled_node_may_be_written_into_fleet_yaml_and_stays_one_node(hub:
 
 
 def test_unknown_expired_and_revoked_invites_are_one_sentence_each(hub: Hub) -> None:
-    environment = hub.machine("m1") / "edgectl" / "agent"
-    for name in ("m3", "m4"):  # the environment is there already: what is told apart here comes after it
-        shutil.copytree(environment, hub.machine(name) / "edgectl" / "agent", symlinks=True, dirs_exist_ok=True)
+    for name in ("m3", "m4"):
+        hub.same_environment(name)
     line = hub.invite("--valid", "1m")
     forged = re.sub(r"\S+$", "not-a-token", line)
     assert "the receiver refuses: no such invite" in hub.join(forged, "m3", code=40)

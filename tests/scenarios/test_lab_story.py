@@ -131,13 +131,15 @@ class Story(MachineFleet):
     def collect(self) -> None:
         """Ask the nodes that can be asked, and wait for what the others send."""
         self.shell.ok("collect")
-        expected = self.alerts(UPLOADED)
-        until(lambda: self.alerts(FAR) == expected)
+        until(lambda: (found := self.alerts())[FAR] == found[UPLOADED])
 
-    def alerts(self, name: str) -> list[tuple[Any, ...]]:
-        """What the store has of a node, without what differs by name."""
-        found = [row["alert"] for row in self.json("alerts", "list", "--node", name, "--all")]
-        return sorted((a["stream"], a["onset_ns"], a["severity"], a["state"], round(a["score"], 9)) for a in found)
+    def alerts(self) -> dict[str, list[tuple[Any, ...]]]:
+        """What the store has of each node, without what differs by name."""
+        found: dict[str, list[tuple[Any, ...]]] = {name: [] for name in EVERYWHERE}
+        for row in self.json("alerts", "list", "--all"):
+            a = row["alert"]
+            found[a["node"]].append((a["stream"], a["onset_ns"], a["severity"], a["state"], round(a["score"], 9)))
+        return {name: sorted(alerts) for name, alerts in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +214,9 @@ def test_a_fault_becomes_an_alert_on_the_operators_screen(story: Story) -> None:
     story.feed(faulty(300, 3))
     story.wait_until_read()
     story.collect()
-    for name in EVERYWHERE:
-        assert len(story.alerts(name)) == 1, name
-    assert story.alerts(BEHIND) == story.alerts(UPLOADED)
+    found = story.alerts()
+    assert {name: len(alerts) for name, alerts in found.items()} == dict.fromkeys(EVERYWHERE, 1)
+    assert found[BEHIND] == found[UPLOADED]
     screen = story.shell.ok("status")
     assert f"{len(EVERYWHERE)} healthy" in screen
     assert f"24 h: {len(EVERYWHERE)}" in screen
@@ -233,10 +235,10 @@ def test_a_killed_agent_comes_back_and_alerts_as_if_nothing_had_happened(story: 
     story.feed(faulty(300, 12))
     story.wait_until_read()
     story.collect()
-    expected = story.alerts(UPLOADED)
-    assert len(expected) == 4
+    found = story.alerts()
+    assert len(found[UPLOADED]) == 4
     for name in killed:
-        assert story.alerts(name) == expected, name
+        assert found[name] == found[UPLOADED], name
 
 
 def test_a_second_release_is_rolled_back_in_one_command(story: Story) -> None:
@@ -260,18 +262,19 @@ def test_drifted_settings_are_found_shown_and_mended(story: Story) -> None:
 
 
 def test_the_agent_itself_moves_on_and_everything_it_knew_stays(story: Story) -> None:
-    alerts = {name: story.alerts(name) for name in NAMES}
-    for name in NAMES:
+    names, alerts = (BEHIND, INDEXED, ASKING), story.alerts()
+    for name in names:
         story.describe(name, memory="300M", version="0.1.7")
     wheel = other_agent(story.wheels, "0.1.7")
-    done = story.json("nodes", "upgrade", *NAMES, "--wheel", str(wheel), "--canary", "1", "--yes")
-    assert confirmed(done) == set(NAMES)
-    assert {running(story.lab[name]).split("-")[0] for name in NAMES} == {"0.1.7"}
+    done = story.json("nodes", "upgrade", *names, "--wheel", str(wheel), "--canary", "1", "--yes")
+    assert confirmed(done) == set(names)
+    assert {running(story.lab[name]).split("-")[0] for name in names} == {"0.1.7"}
     story.feed(faulty(300, 20))
     story.wait_until_read()
     assert story.shell.run("audit").returncode == 0
-    for name in NAMES:
-        assert len(story.alerts(name)) == len(alerts[name]) + 1
+    found = story.alerts()
+    for name in names:
+        assert len(found[name]) == len(alerts[name]) + 1
 
 
 def test_nothing_stays_on_the_machines_but_logs(story: Story) -> None:
