@@ -160,7 +160,7 @@ def test_any_label_survives_being_written_and_read(labels: dict[str, str]) -> No
 
 
 def test_the_example_is_a_valid_fleet_and_the_one_that_init_writes_is_too() -> None:
-    assert parse(example.text(), example.NAME).node("lyon-press-01").tier == "near-edge"
+    assert parse(example.text(), example.FLEET).node("lyon-press-01").tier == "near-edge"
     assert parse(FIRST_FLEET.format(fleet="acme")).names == ()
 
 
@@ -205,7 +205,7 @@ def test_an_entry_with_comments_is_known_as_such() -> None:
 
 
 def test_the_example_shows_profiles_patterns_and_an_exception() -> None:
-    fleet = parse(example.text(), example.NAME)
+    fleet = parse(example.text(), example.FLEET)
     assert fleet.node("lyon-gw-03").connect.host == "10.1.0.3"
     assert fleet.node("lyon-gw-04").connect.host == "lyon-gw-04.plant.acme.example"
     assert fleet.node("lyon-gw-04").parent == "lyon-gw-01"
