@@ -182,29 +182,46 @@ def test_an_agent_killed_while_it_reads_ends_with_the_same_features_and_alerts(t
     assert features[0] == features[1]
 
 
-def test_two_nodes_of_one_group_hand_a_partition_over_and_back_without_a_double_alert(
+def flow(broker: Broker, topic: str, first: int, enough: threading.Event, ended: list[int]) -> None:
+    """Readings without faults from second `first` on, ten seconds at a time until `enough`, and then 200 more."""
+    while not enough.is_set():
+        broker.send(topic, plant(10, spikes=0, first=first)[0])
+        first += 10
+        time.sleep(0.02)
+    broker.send(topic, plant(200, spikes=0, first=first)[0])
+    ended.append(first + 200)
+
+
+def test_two_nodes_of_one_group_hand_a_partition_over_and_back_without_a_double_reading_or_alert(
     tmp_path: Path, broker: Broker
 ) -> None:
     broker.topic("shared", partitions=2)
-    thirds = [plant(500, spikes=20, first=first) for first in (0, 500, 1000)]
     first, second = node(tmp_path / "n1", broker, "shared", "n1"), node(tmp_path / "n2", broker, "shared", "n2")
-    end = 3 * 500 * STREAMS
+    alone, alone_faults = plant(500, spikes=20)
+    joined, ended = threading.Event(), list[int]()
     with first:
-        broker.send("shared", thirds[0][0])
-        first.wait(lambda: accepted(first) == end // 3)
+        broker.send("shared", alone)
+        first.wait(lambda: accepted(first) == len(alone))
+        flowing = threading.Thread(target=flow, args=(broker, "shared", 500, joined, ended))
+        flowing.start()  # the hand-over happens under load
         with second:
-            second.wait(lambda: second.status().sources[0].state == "running")
-            broker.send("shared", thirds[1][0])
-            first.wait(lambda: accepted(first) + accepted(second) == 2 * end // 3)
+            second.wait(lambda: accepted(second) > 0)
+            joined.set()
+            flowing.join()
+            both, both_faults = plant(500, spikes=20, first=ended[0])
+            broker.send("shared", both)
+            end = (ended[0] + 500) * STREAMS
+            first.wait(lambda: accepted(first) + accepted(second) >= end)
+            assert accepted(first) + accepted(second) == end, "a reading was taken by both"
             theirs = second.alerts()
             assert second.terminate() == 0
             assert 0 < len({alert.id for alert in theirs}) < 20
-        broker.send("shared", thirds[2][0])
+        again, again_faults = plant(500, spikes=20, first=ended[0] + 500)
+        broker.send("shared", again)
+        end += len(again)
         first.wait(lambda: sum(broker.committed("g-shared", "shared").values()) == end)
         mine = first.alerts()
-    assert alerts_per_fault(tmp_path, mine, theirs) == Counter(*[faults for _, faults in thirds[:1]]) + Counter(
-        thirds[1][1] | thirds[2][1]
-    )
+    assert alerts_per_fault(tmp_path, mine, theirs) == Counter(alone_faults | both_faults | again_faults)
 
 
 # ── the source alone ────────────────────────────────────────────────────────────────────────────────────────────────
