@@ -130,5 +130,5 @@ def _row(node: Node, record: NodeRecord | None, now_ns: int) -> NodeRow:
 
 
 def _shown(value: object) -> str:
-    plain = {k: v for k, v in msgspec.to_builtins(value).items() if v not in (None, "", {}, False)}
-    return " ".join(f"{key}={item}" for key, item in plain.items())
+    plain = {k: v for k, v in msgspec.to_builtins(value).items() if v not in (None, "", {}, (), False)}
+    return " ".join(f"{key}={','.join(map(str, v)) if isinstance(v, list | tuple) else v}" for key, v in plain.items())

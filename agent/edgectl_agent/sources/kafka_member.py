@@ -305,7 +305,12 @@ class Member:
 
     def _on_error(self, error: KafkaError) -> None:
         """librdkafka's word on its connections; it goes on trying, later and later."""
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+        if error.code() == KafkaError._BAD_MSG and "response size" in error.str():
+            self._last_error = (
+                f"a batch is larger than {self._settings['receive.message.max.bytes'] >> 20} MiB: lower the topic's "
+                "max.message.bytes, and move the group's offset past it"
+            )
+        elif error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._last_error = _DETAIL.sub("", error.str())
         if error.code() in _GONE:
             brokers = self._settings["bootstrap.servers"]
