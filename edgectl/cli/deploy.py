@@ -30,7 +30,7 @@ def deploy(
     variant: Annotated[str, typer.Option(help="fp32, fp16 or int8, if the release ships it (default: fp32).")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")] = False,
     resume: Annotated[str, typer.Option(help="Go on with a rollout (r-3) that was interrupted or fell short.")] = "",
-    forks: rolling.ForksOption = 16,
+    forks: rolling.ForksOption = 8,
     timeout: rolling.TimeoutOption = 60.0,
     reason: rolling.ReasonOption = "",
     yes: YesOption = False,
