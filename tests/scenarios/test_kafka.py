@@ -333,6 +333,28 @@ def test_what_was_deleted_before_it_was_read_is_counted_and_the_rest_is_read(bro
         reader.until(lambda: broker.committed("g-short", "short") == {0: 100})
 
 
+def test_a_topic_that_was_made_anew_is_read_from_its_start_and_so_is_another_cluster(broker: Broker) -> None:
+    broker.topic("anew")
+    broker.send("anew", numbers(0, 20))
+    with Reader(broker.address, "anew") as reader:
+        reader.until(lambda: len(reader.values) == 20)
+        assert reader.position is not None
+        reader.source.covered(reader.position)
+        reader.until(lambda: broker.committed("g-anew", "anew") == {0: 20})
+    broker.delete("anew")
+    broker.topic("anew")
+    broker.send("anew", numbers(50, 55))
+    with reader:
+        reader.until(lambda: len(reader.values) == 25)
+        assert reader.rejected == {"offset-reset": 1}
+        reader.source.covered(reader.position)
+        reader.until(lambda: broker.committed("g-anew", "anew") == {0: 5})
+    other = Reader(broker.address, "anew", group="g-elsewhere")
+    other.position = {"cluster": "another", "anew:0": 3}
+    with other:
+        other.until(lambda: len(other.values) == 5)
+
+
 def test_gaps_between_offsets_mean_nothing_and_what_was_not_committed_is_not_read(broker: Broker) -> None:
     from confluent_kafka import Producer
 

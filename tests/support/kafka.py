@@ -194,6 +194,11 @@ class Broker:
         for made in self._admin.create_topics([NewTopic(name, partitions, 1, config=config)]).values():
             made.result(START_S)
 
+    def delete(self, topic: str) -> None:
+        """Delete a topic and what the groups committed for it."""
+        for done in self._admin.delete_topics([topic]).values():
+            done.result(START_S)
+
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Do what retention does: every record below `offset` is gone."""
         from confluent_kafka import TopicPartition

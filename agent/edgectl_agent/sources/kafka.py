@@ -28,7 +28,8 @@ from edgectl_agent.sources.kafka_member import Member
 from edgectl_agent.sources.kafka_settings import settings
 from edgectl_agent.sources.payloads import decoder
 
-_CLOSE_S = 10.0
+_CLOSE_S = 5.0
+"""How long the worker waits for its last commit."""
 
 
 class KafkaSource(Source):

@@ -191,7 +191,9 @@ class Member:
         low, high = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=_ASK_S)
         count, why = lost(wanted, low, high)
         warn("kafka-offset-gone", topic=partition.topic, partition=partition.number, offset=wanted, low=low, high=high)
-        self._known.pop(partition, None)  # the group may know an offset beyond
+        with self._changed:  # both may be beyond the end of a topic that was made anew
+            self._known.pop(partition, None)
+            self._covered.pop(partition, None)
         self._go_on(consumer, partition, low, why, count)
 
     def _go_on(self, consumer: Consumer, partition: Partition, offset: int, why: str, count: int) -> None:
@@ -201,16 +203,19 @@ class Member:
         place = [TopicPartition(*partition, offset)]
         consumer.incremental_unassign(place)  # a seek is refused in this state
         consumer.incremental_assign(place)
+        if self._paused:
+            consumer.pause(place)
         self._wake()
 
     # ── the group ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Begin with partitions; an error here ends the member, and the source opens another one after a while."""
-        cluster = consumer.cluster_id(timeout=_ASK_S) or ""
+        cluster = consumer.cluster_id(timeout=_ASK_S) or self.cluster
         if self.cluster not in ("", cluster):
             warn("kafka-another-cluster", found=cluster, expected=self.cluster)
             self._inbox.forget()
+        self.cluster = cluster
         starts: dict[Partition, int | None] = {}
         for place, committed in self._committed(consumer, partitions).items():
             offset = resume(self._inbox.handed(place), committed, self.member)
@@ -223,7 +228,6 @@ class Member:
                 self.covered({place: offset})  # to be committed: what comes while this node is down is then not missed
             starts[place] = offset
             self._passed.pop(place, None)
-        self.cluster = cluster
         self._inbox.own(starts)
         self._assigned |= set(starts)
         begin = [TopicPartition(*place, OFFSET_BEGINNING if at is None else at) for place, at in starts.items()]
