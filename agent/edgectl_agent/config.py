@@ -214,7 +214,7 @@ class Snapshot(_Strict, frozen=True, kw_only=True):
 class Batching(_Strict, frozen=True, kw_only=True):
     """Micro-batches form by whatever has arrived."""
 
-    max: PositiveInt = 2048
+    max: PositiveInt = 4096
     max_latency: str = "20ms"
     """How long a reading may lie before the agent looks again."""
 
