@@ -7,7 +7,7 @@ panes, three readings each; with one in 30 s each opens panes anew, the most exp
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -65,22 +65,30 @@ def bundle(count: int = 4, every_ms: int = EVERY_MS) -> bytes:
     return train(_recipe(names, every_ms), table).built[0].raw
 
 
-def write(path: Path, streams: int, rounds: int, count: int = 4, every_ms: int = EVERY_MS) -> None:
-    """One reading of every stream per round, as JSON Lines."""
+def rounds_of(
+    streams: int, rounds: int, count: int = 4, every_ms: int = EVERY_MS, start_ms: int = START_MS
+) -> Iterator[list[bytes]]:
+    """One reading of every stream per round, as JSON."""
     names = channels(count)
     values = _wide(plant.readings(SEED, "live", 0, rounds, START_NS), count)
     index = np.arange(streams)
     late_ms, spread = (index * (EVERY_MS - 1) // streams).tolist(), 1 + (index % 1000)[:, None] / 1e5
     machines = [f"machine-{i:05}" for i in range(streams)]
+    for i in range(rounds):
+        rows = np.round(values[i] * spread, 4).tolist()
+        at = start_ms + i * every_ms
+        records = [
+            {"ts": at + late, "machine": machine, **dict(zip(names, row, strict=True))}
+            for late, machine, row in zip(late_ms, machines, rows, strict=True)
+        ]
+        yield list(map(msgspec.json.encode, records))
+
+
+def write(path: Path, streams: int, rounds: int, count: int = 4, every_ms: int = EVERY_MS) -> None:
+    """`rounds_of` as JSON Lines."""
     with path.open("wb") as file:
-        for i in range(rounds):
-            rows = np.round(values[i] * spread, 4).tolist()
-            at = START_MS + i * every_ms
-            records = [
-                {"ts": at + late, "machine": machine, **dict(zip(names, row, strict=True))}
-                for late, machine, row in zip(late_ms, machines, rows, strict=True)
-            ]
-            file.write(msgspec.json.Encoder().encode_lines(records))
+        for lines in rounds_of(streams, rounds, count, every_ms):
+            file.write(b"\n".join([*lines, b""]))
 
 
 def source(path: Path, count: int = 4) -> TailSource:
