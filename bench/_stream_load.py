@@ -65,9 +65,7 @@ def bundle(count: int = 4, every_ms: int = EVERY_MS) -> bytes:
     return train(_recipe(names, every_ms), table).built[0].raw
 
 
-def rounds_of(
-    streams: int, rounds: int, count: int = 4, every_ms: int = EVERY_MS, start_ms: int = START_MS
-) -> Iterator[list[bytes]]:
+def rounds_of(streams: int, rounds: int, count: int = 4, every_ms: int = EVERY_MS) -> Iterator[list[bytes]]:
     """One reading of every stream per round, as JSON."""
     names = channels(count)
     values = _wide(plant.readings(SEED, "live", 0, rounds, START_NS), count)
@@ -76,7 +74,7 @@ def rounds_of(
     machines = [f"machine-{i:05}" for i in range(streams)]
     for i in range(rounds):
         rows = np.round(values[i] * spread, 4).tolist()
-        at = start_ms + i * every_ms
+        at = START_MS + i * every_ms
         records = [
             {"ts": at + late, "machine": machine, **dict(zip(names, row, strict=True))}
             for late, machine, row in zip(late_ms, machines, rows, strict=True)

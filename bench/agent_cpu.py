@@ -53,8 +53,7 @@ def main() -> int:
 
 def measure(agent: AgentProcess, send: Send) -> float:
     """Percent of a core while readings come at their pace."""
-    start_ms = int(time.time() * 1000) - HISTORY * load.EVERY_MS
-    rounds = load.rounds_of(STREAMS, HISTORY + 8, start_ms=start_ms)
+    rounds = load.rounds_of(STREAMS, HISTORY + 8)
     for lines in itertools.islice(rounds, HISTORY):
         send(lines)
     agent.wait(lambda: scored(agent) > 0 and agent.status().sources[0].accepted == STREAMS * HISTORY)
