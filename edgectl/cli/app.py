@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "init": ("edgectl.cli.init:init", "Make a workspace: fleet.yaml, keys, repository, store."),
     "demo": ("edgectl.cli.demo:app", "Run a small fleet on this machine, from training to rollback."),
     "train": ("edgectl.cli.train:train", "Train a recipe on data and put the bundles into the registry."),
+    "bench": ("edgectl.cli.bench:bench", "Measure this machine with a trained model."),
     "models": ("edgectl.cli.models:app", "List, show, sign and verify trained models."),
     "nodes": ("edgectl.cli.nodes:app", "Add, list, show, start, stop and remove nodes."),
     "deploy": ("edgectl.cli.deploy:deploy", "Roll a signed model out, canary first."),

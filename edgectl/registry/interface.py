@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from edgectl_agent.core.bundle import Variant
 from edgectl_agent.core.messages import Release
 
-from edgectl.core.errors import ConfigError
+from edgectl.core.errors import ConfigError, NothingMatched
 
-__all__ = ["VERSION", "Draft", "Entry", "Registry", "checked_version"]
+__all__ = ["VERSION", "Draft", "Entry", "Registry", "bundle_of", "checked_version"]
 
 VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
 
@@ -94,6 +94,21 @@ class Registry(ABC):
             ConfigError: `version` is taken by other bundles, or is no version.
             StorageError: it could not be written; nothing is left behind.
         """
+
+
+def bundle_of(registry: Registry, entry: Entry, variant: str | None) -> bytes:
+    """The bundle of one variant, the release's first without a name.
+
+    Raises:
+        NothingMatched: the release has no such variant.
+        StorageError: as `Registry.bundles`.
+    """
+    release = entry.release
+    found = [ref for ref in release.variants if variant in (None, ref.variant)]
+    if not found:
+        have = ", ".join(ref.variant for ref in release.variants)
+        raise NothingMatched(f"{release.recipe} {release.version} has no variant {variant!r}, it has: {have}")
+    return registry.bundles(entry)[found[0].sha256]
 
 
 def checked_version(version: str) -> str:

@@ -112,6 +112,11 @@ class Detector:
         return self._tracker.open_alerts
 
     @property
+    def bytes_per_stream(self) -> int:
+        """What one stream's windows cost in memory."""
+        return self._features.bytes_per_stream
+
+    @property
     def known_streams(self) -> int:
         return self._features.streams
 

@@ -1,0 +1,1 @@
+"""What a machine can do with a model: `edgectl bench`."""
