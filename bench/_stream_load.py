@@ -112,7 +112,8 @@ def run(reader: TailSource, at_work: Engine, readings: int, size: int, count: in
     while readings > 0:
         chunk = reader.poll(min(size, readings), 0.0)
         readings -= len(chunk)
-        at_work.process(at_work.batch(chunk, names), chunk.accepted_ns, chunk.accepted_ns, None)
+        for batch in at_work.batches(chunk, names):
+            at_work.process(batch, chunk.accepted_ns, chunk.accepted_ns, None)
 
 
 def _wide(values: Float64, count: int) -> Float64:

@@ -219,7 +219,7 @@ def check_equal(name: str, theirs: dict[str, list[float]], raw: bytes, job: Job)
     compared = 0
     for _ in range(0, job.warm_up, BATCH):
         chunk = source.poll(BATCH, 0.0)
-        x = builder.push(engine.batch(chunk, load.channels(4))).x
+        x = builder.push(next(engine.batches(chunk, load.channels(4)))).x
         for stream, at_ns, row in zip(chunk.streams, chunk.event_time.tolist(), x, strict=True):
             found = theirs.get(f"{stream} {at_ns // 1_000_000}")
             if found is not None:

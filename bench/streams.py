@@ -84,7 +84,7 @@ def settle(path: Path, raw: bytes, channels: int) -> None:
     engine, source = load.engine(raw), load.source(path, channels)
     chunk = source.poll(BATCH, 0.0)
     for _ in range(3):  # all readings of few streams: the scratch arrays of a full batch, hardly any state
-        batch = engine.batch(chunk, load.channels(channels))
+        batch = next(engine.batches(chunk, load.channels(channels)))
         engine.process(batch.take(batch.stream < 10), 0, 0, None)
     del engine, source, chunk, batch
     gc.collect()

@@ -202,7 +202,10 @@ class Limits(_Strict, frozen=True, kw_only=True):
     """Of one core: ``200%`` are two."""
     outbox: str = "200M"
     streams: PositiveInt = 2000
-    """Streams per model; readings of further ones are refused and counted."""
+    """Streams per model; beyond it new ones take the place of idle ones, or are refused and counted."""
+    idle: str | msgspec.UnsetType = msgspec.UNSET
+    """How long in event time a stream brings nothing before it may give way to a new one; default 1h. Unset, it is not
+    written into the agent.yaml of agents that do not know it."""
 
 
 class Snapshot(_Strict, frozen=True, kw_only=True):
@@ -349,6 +352,10 @@ class Config(_Strict, frozen=True, kw_only=True):
         return duration_ns(self.batch.max_latency) / 1e9
 
     @property
+    def stream_idle_ns(self) -> int:
+        return duration_ns(self.limits.idle or "1h")
+
+    @property
     def outbox_bytes(self) -> int:
         return size_bytes(self.limits.outbox)
 
@@ -376,6 +383,7 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
     mqtts = [(n, s) for n, s in config.sources.items() if isinstance(s, MqttConfig)]
     return [
         ("limits.memory", config.limits.memory, size_bytes, "64M"),
+        *([("limits.idle", config.limits.idle, duration_ns, "1s")] if config.limits.idle else []),
         ("limits.outbox", config.limits.outbox, size_bytes, "64k"),
         ("snapshot.every", config.snapshot.every, duration_ns, "10ms"),
         ("batch.max_latency", config.batch.max_latency, duration_ns, "1ms"),

@@ -6,16 +6,18 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
 from edgectl_agent.core import bundle as bundles
-from edgectl_agent.core.batch import Batch, Float32, Int32, StreamTable
+from edgectl_agent.core.batch import Batch, Float32, Float64, Int32, Int64, StreamTable
 from edgectl_agent.core.categories import CodeTable
 from edgectl_agent.core.detector import Detection, Detector
 from edgectl_agent.core.errors import AdmissionError
+from edgectl_agent.core.limit import IDLE_NS, StreamLimit
 from edgectl_agent.core.messages import ModelStatus
 from edgectl_agent.inference import Model, golden_error
 from edgectl_agent.sources.interface import Chunk
@@ -27,7 +29,7 @@ Observe = Callable[[float], None]
 class Engine:
     """Built by `load`, fed by the worker alone."""
 
-    def __init__(self, raw: bytes, build: Callable[[], Detector], golden: float, max_streams: int) -> None:
+    def __init__(self, raw: bytes, build: Callable[[], Detector], golden: float, limit: StreamLimit) -> None:
         self.raw = raw
         self._build = build
         self.detector, self.golden_error = build(), golden
@@ -36,7 +38,9 @@ class Engine:
         self.activated_ns = 0
         self.inferences_before = 0
         """Of the detector's count, those made on an earlier boot."""
-        self._max_streams = max_streams
+        self._limit = limit
+        self._followers: WeakSet[Detector] = WeakSet()
+        """Of trials, which share the stream indices."""
         self._channels = tuple(channel.name for channel in self.detector.bundle.features.channels)
         self._categories = self.detector.bundle.features.categories
         self._code_table = CodeTable()
@@ -46,7 +50,14 @@ class Engine:
 
     @classmethod
     def load(
-        cls, raw: bytes, version: str, node: str, streams: StreamTable, max_streams: int, observe: Observe
+        cls,
+        raw: bytes,
+        version: str,
+        node: str,
+        streams: StreamTable,
+        max_streams: int,
+        observe: Observe,
+        idle_ns: int = IDLE_NS,
     ) -> Engine:
         """Decode a bundle, build its session and run its golden vectors.
 
@@ -57,6 +68,7 @@ class Engine:
             streams: shared with a predecessor whose window state is to be kept.
             max_streams: readings of further streams are refused.
             observe: is told the seconds of each call of the model.
+            idle_ns: how long in event time a stream must be idle before it gives way to a new one.
 
         Raises:
             TrustError: the bytes are no bundle; as `AdmissionError`: the model does not load or answers otherwise than
@@ -85,35 +97,55 @@ class Engine:
                 bundle, node=node, version=version, digest=digest, streams=streams, score=score, max_streams=max_streams
             )
 
-        return cls(raw, build, deviation, max_streams)
+        limit = StreamLimit(max_streams, max(idle_ns, bundle.features.lateness))
+        return cls(raw, build, deviation, limit)
 
-    def batch(self, chunk: Chunk, channels: tuple[str, ...], categories: tuple[str, ...] = ()) -> Batch:
+    def batches(
+        self,
+        chunk: Chunk,
+        channels: tuple[str, ...],
+        categories: tuple[str, ...] = (),
+        horizon_ns: int | None = None,
+    ) -> Iterator[Batch]:
         """The readings of `chunk`, whose columns are `channels` and `categories`, as this model wants them.
 
-        A channel or category that the source lacks is missing in every reading. Streams beyond the limit get an index
-        that the detector refuses and counts; their names are not kept.
+        A channel or category that the source lacks is missing in every reading. It is one batch, unless streams must
+        give way to new ones: process each batch before you ask for the next. Streams beyond the limit get an index that
+        the detector refuses and counts; their names are not kept.
         """
+        values = self._values(chunk, channels)
+        codes = self._codes(chunk, categories)
         stream = self.detector.streams.indices(chunk.streams)
-        if stream is None:
-            stream = self._indices(chunk.streams)
-        if channels == self._channels:
-            values = chunk.values
-        else:
-            values = np.full((len(chunk), len(self._channels)), np.nan)
-            for column, channel in enumerate(self._channels):
-                if channel in channels:
-                    values[:, column] = chunk.values[:, channels.index(channel)]
-        return Batch(stream, chunk.event_time, values, self._codes(chunk, categories))
+        if stream is not None:
+            yield Batch(stream, chunk.event_time, values, codes)
+            return
+        begin, n = 0, len(chunk)
+        while begin < n:
+            placed = self._limit.place(
+                self.detector, chunk.streams[begin:], chunk.event_time[begin:], horizon_ns, self._evict
+            )
+            part = slice(begin, begin + len(placed))
+            yield Batch(placed, chunk.event_time[part], values[part], None if codes is None else codes[part])
+            begin = part.stop
 
-    def _indices(self, streams: tuple[str, ...]) -> Int32:
-        table = self.detector.streams
-        index: dict[str, int] = {}
-        for name in dict.fromkeys(streams):
-            known = table.find(name)
-            if known is None:
-                known = table.intern(name) if len(table) < self._max_streams else self._max_streams
-            index[name] = known
-        return np.fromiter(map(index.__getitem__, streams), np.int32, len(streams))
+    def _values(self, chunk: Chunk, channels: tuple[str, ...]) -> Float64:
+        if channels == self._channels:
+            return chunk.values
+        values = np.full((len(chunk), len(self._channels)), np.nan)
+        for column, channel in enumerate(self._channels):
+            if channel in channels:
+                values[:, column] = chunk.values[:, channels.index(channel)]
+        return values
+
+    def _evict(self, streams: Int64) -> None:
+        for detector in (self.detector, *self._followers):
+            detector.forget(streams)
+        self.detector.counters["evicted"] += len(streams)
+        self.detector.streams.release(streams.tolist())
+
+    def follow(self, shadow: Detector) -> None:
+        """Let `shadow` forget the streams that give way here, for as long as it lives."""
+        self._followers.add(shadow)
 
     def _codes(self, chunk: Chunk, categories: tuple[str, ...]) -> Int32 | None:
         if not self._categories or not len(chunk):
@@ -129,6 +161,14 @@ class Engine:
         self.fed_s = time.monotonic()
         return detection
 
+    def flush(self, now_ns: int) -> Detection:
+        """Score what is held. Raises as `process` does."""
+        return self.detector.flush(now_ns)
+
+    def inherits(self, other: Engine) -> bool:
+        """Whether `succeed` would take the state over."""
+        return self.detector.inherits(other.detector)
+
     def succeed(self, other: Engine) -> bool:
         """Take over the window state of the model that ran until now. False: the streams warm up again."""
         return self.detector.adopt_features(other.detector)
@@ -141,15 +181,14 @@ class Engine:
         """All state as plain values."""
         return {
             "digest": self.digest,
-            "streams": list(self.detector.streams.names),
+            "streams": list(self.detector.streams.slots),
             "activated_ns": self.activated_ns,
             "detector": self.detector.snapshot(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `snapshot` was taken by an engine of the same bundle and an empty stream table."""
-        for name in state["streams"]:
-            self.detector.streams.intern(name)
+        self.detector.streams.restore(state["streams"])
         self.detector.restore(state["detector"])
         self.activated_ns = state["activated_ns"]
         self.inferences_before = self.detector.inferences
@@ -175,6 +214,8 @@ class Engine:
             previous=previous,
             streams=detector.known_streams,
             warming=detector.warming_streams,
+            streams_full=self._limit.limit if self._limit.refusing else 0,
+            held=detector.held,
             open_alerts=detector.open_alerts,
             p50_us=round(float(p50), 1),
             p99_us=round(float(p99), 1),
@@ -218,3 +259,4 @@ class Trial:
     def _copy_windows(self) -> None:
         self._started = True
         self._shadow.copy_features(self._running.detector)
+        self._running.follow(self._shadow)

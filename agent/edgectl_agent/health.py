@@ -51,6 +51,11 @@ def judge(
         strange = model.counters.get("not_finite", 0)
         if strange:
             reasons["degraded"].append(f"{model.recipe}: {strange} scores were no numbers")
+        if model.streams_full:
+            reasons["degraded"].append(
+                f"{model.recipe}: new streams are refused, {model.streams_full} is the limit and too few are idle "
+                f"({model.counters.get('over_limit', 0)} readings so far) → raise limits.streams"
+            )
         if 2 * model.warming > model.streams or not model.streams:
             reasons["warming"].append(f"{model.recipe}: {model.warming} of {model.streams} streams warm up")
     reasons["degraded"] += [f"{link.name}: {link.problem}" for link in links if link.problem and link.act]

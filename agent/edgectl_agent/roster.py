@@ -9,6 +9,7 @@ from typing import Any
 
 from edgectl_agent.core.batch import StreamTable
 from edgectl_agent.core.errors import AdmissionError, EdgeError
+from edgectl_agent.core.limit import IDLE_NS
 from edgectl_agent.core.messages import Alert, ModelStatus, UpdateResult
 from edgectl_agent.engine import Engine, Observe, Trial
 from edgectl_agent.feeds import Feed
@@ -21,8 +22,10 @@ from edgectl_agent.updater import Updater
 class Roster:
     """Engines by recipe."""
 
-    def __init__(self, node: str, slots: Slots, updater: Updater, max_streams: int, observe: Observe) -> None:
-        self._node, self._max_streams, self._observe = node, max_streams, observe
+    def __init__(
+        self, node: str, slots: Slots, updater: Updater, max_streams: int, observe: Observe, idle_ns: int = IDLE_NS
+    ) -> None:
+        self._node, self._max_streams, self._observe, self._idle_ns = node, max_streams, observe, idle_ns
         self._slots, self._updater = slots, updater
         self._engines: dict[str, Engine] = {}
         self._previous: dict[str, str] = {}
@@ -35,7 +38,7 @@ class Roster:
     def load(self, raw: bytes, version: str, streams: StreamTable | None = None) -> Engine:
         """Build an engine from a bundle's bytes and check it. Raises as `Engine.load` does."""
         table = StreamTable() if streams is None else streams
-        return Engine.load(raw, version, self._node, table, self._max_streams, self._observe)
+        return Engine.load(raw, version, self._node, table, self._max_streams, self._observe, self._idle_ns)
 
     def open(self) -> None:
         """Load what the slots hold. A model that does not pass gives way to the other slot's, if that is permitted."""
@@ -112,17 +115,26 @@ class Roster:
             return []
         before = self.load(other.bundle_raw, other.release.version, engine.detector.streams)
         before.restore(state)
-        alerts = before.detector.end_open_alerts(now_ns)
+        return list(self._last_words(before, engine, now_ns))
+
+    def _last_words(self, before: Engine, engine: Engine, now_ns: int) -> tuple[Alert, ...]:
+        """What `before` still has to say as `engine` takes over; readings that it holds and cannot hand over count."""
+        alerts: tuple[Alert, ...] = ()
+        if not engine.inherits(before):
+            try:
+                alerts = before.flush(now_ns).alerts
+            except AdmissionError as e:
+                warn("readings-not-scored", recipe=before.recipe, message=str(e))
+        alerts += before.detector.end_open_alerts(now_ns)
         engine.succeed(before)
-        return list(alerts)
+        return alerts
 
     def install(self, engine: Engine, now_ns: int) -> tuple[Alert, ...]:
         """Let `engine` take over its recipe; returns the clearing of what the one before had open."""
         before = self._engines.get(engine.recipe)
         alerts: tuple[Alert, ...] = ()
         if before is not None:
-            alerts = before.detector.end_open_alerts(now_ns)
-            engine.succeed(before)
+            alerts = self._last_words(before, engine, now_ns)
         engine.activated_ns = now_ns
         self._engines[engine.recipe] = engine
         self.failed.pop(engine.recipe, None)
@@ -142,16 +154,28 @@ class Roster:
     def process(self, recipe: str, chunk: Chunk, feed: Feed, now_ns: int) -> tuple[Alert, ...]:
         """Let the recipe's model, and one on trial, see a chunk. A model that fails stops, and its sources with it."""
         engine = self._engines[recipe]
-        batch = engine.batch(chunk, feed.channels, feed.categories)
         horizon_ns = feed.horizon_ns(chunk.accepted_ns)
-        if recipe in self.trials:
-            self.trials[recipe].observe(batch, chunk.accepted_ns, now_ns, horizon_ns)
+        alerts: list[Alert] = []
         try:
-            return engine.process(batch, chunk.accepted_ns, now_ns, horizon_ns).alerts
+            for batch in engine.batches(chunk, feed.channels, feed.categories, horizon_ns):
+                if recipe in self.trials:
+                    self.trials[recipe].observe(batch, chunk.accepted_ns, now_ns, horizon_ns)
+                alerts += engine.process(batch, chunk.accepted_ns, now_ns, horizon_ns).alerts
         except AdmissionError as e:
-            self.failed[recipe] = str(e)
-            warn("model-failed", recipe=recipe, message=str(e))
+            self._stop(recipe, e)
+        return tuple(alerts)
+
+    def flush(self, recipe: str, now_ns: int) -> tuple[Alert, ...]:
+        """Let the recipe's model score what it holds: its sources have ended."""
+        try:
+            return self._engines[recipe].flush(now_ns).alerts
+        except AdmissionError as e:
+            self._stop(recipe, e)
             return ()
+
+    def _stop(self, recipe: str, why: AdmissionError) -> None:
+        self.failed[recipe] = str(why)
+        warn("model-failed", recipe=recipe, message=str(why))
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """One per running model, for the report."""

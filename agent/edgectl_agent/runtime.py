@@ -70,7 +70,12 @@ class Runtime:
         self._ledger = Ledger(self.outbox, [(action, actions.build(action, folder)) for action in config.actions])
         self.metrics = Metrics(self.report, self._ledger.alerts.copy, lambda: self.links())
         self._roster = Roster(
-            config.node, self.slots, self.updater, config.limits.streams, self.metrics.inference.observe
+            config.node,
+            self.slots,
+            self.updater,
+            config.limits.streams,
+            self.metrics.inference.observe,
+            config.stream_idle_ns,
         )
         self.changes = Changes(self.updater, self._roster, self, clock)
         self._snapshots = SnapshotStore(folder / "snapshots")
@@ -181,7 +186,13 @@ class Runtime:
         for recipe in self._readers[name]:
             if len(chunk) and self._roster.reads(recipe):
                 self._ledger.offer(self._roster.process(recipe, chunk, feed, self._clock()))
+            if chunk.ended and self._roster.reads(recipe) and self._ended(recipe):
+                self._ledger.offer(self._roster.flush(recipe, self._clock()))
         return len(chunk) > 0
+
+    def _ended(self, recipe: str) -> bool:
+        """Whether no source of this recipe will ever bring a reading again."""
+        return all(self._feeds[name].state == "ended" for name in self._config.models[recipe])
 
     def _flush(self, force: bool = False) -> None:
         now_s = self._monotonic()

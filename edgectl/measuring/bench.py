@@ -105,7 +105,8 @@ class _Runner:
         for at in range(0, len(lines), self._size):
             found = self._decoder.decode(lines[at : at + self._size])
             chunk = Chunk(found.streams, found.event_time, found.values, {}, 0, texts=found.texts)
-            self._engine.process(self._engine.batch(chunk, channels, categories), 0, 0, None)
+            for batch in self._engine.batches(chunk, channels, categories):
+                self._engine.process(batch, 0, 0, None)
 
 
 class _Limit:

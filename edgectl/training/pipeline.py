@@ -19,6 +19,7 @@ from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.bundle import Adaptation, Bundle, Scaler, Variant, digest, encode
 from edgectl_agent.core.detector import standardise
 from edgectl_agent.core.features import STATUS, FeatureBuilder, Int8
+from edgectl_agent.core.reorder import arranged
 from edgectl_agent.core.threshold import fit_tail
 from edgectl_agent.core.units import format_duration
 from edgectl_agent.inference import Model
@@ -138,10 +139,13 @@ class _Run:
         builder = FeatureBuilder(self.recipe.features)
         n = len(self.table)
         x, status = np.empty((n, len(builder.names))), np.empty(n, np.int8)
-        for at in range(0, n, CHUNK):
-            rows = builder.push(self.table.batch(slice(at, at + CHUNK)))
-            x[at : at + CHUNK], status[at : at + CHUNK] = rows.x, rows.status
-            self.progress("features", min(at + CHUNK, n), n)
+        batches = (self.table.batch(slice(at, at + CHUNK)) for at in range(0, n, CHUNK))
+        done = 0
+        for batch, place in arranged(self.recipe.features, batches):
+            rows = builder.push(batch)
+            x[place], status[place] = rows.x, rows.status
+            done += len(batch)
+            self.progress("features", done, n)
         return x, status
 
     def _bundle(self, variant: Variant, onnx: bytes) -> Bundle:

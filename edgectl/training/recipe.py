@@ -24,8 +24,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from edgectl_agent import yamlfile
-from edgectl_agent.core.bundle import AlertRule, Budget, Channel, Estimator, Features, FeatureSpec, Variant, span_ns
+from edgectl_agent.core.bundle import (
+    MAX_LATENESS_NS,
+    AlertRule,
+    Budget,
+    Channel,
+    Estimator,
+    Features,
+    FeatureSpec,
+    Variant,
+    span_ns,
+)
 from edgectl_agent.core.features import feature_names
 from edgectl_agent.core.units import per_day, size_bytes
 
@@ -143,6 +154,7 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         features=features,
         warm_up_ns=_warm_up(raw, features),
         gap_after_ns=duration("sampling.gap_after", raw.sampling.gap_after) if raw.sampling.gap_after else 0,
+        lateness_ns=_lateness(raw.lateness),
     )
     once("features", feature_names(spec))
     estimator, seed, params = _model(raw.model)
@@ -176,6 +188,13 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         max_size=at("ship.max_size", size_bytes, raw.ship.max_size) if raw.ship.max_size else None,
         max_p99_us=duration("ship.latency_p99", raw.ship.latency_p99) / 1e3 if raw.ship.latency_p99 else None,
     )
+
+
+def _lateness(text: str) -> int | msgspec.UnsetType:
+    found = duration("lateness", text, zero=True)
+    if found > MAX_LATENESS_NS:
+        raise wrong("lateness", "at most 7d", text)
+    return found or msgspec.UNSET
 
 
 def _channel(name: str, entry: ChannelEntry) -> Channel:

@@ -125,6 +125,8 @@ class RecipeFile(_Entry, frozen=True, kw_only=True):
     features: tuple[FeatureEntry, ...]
     warm_up: str = ""
     """Default: the longest window."""
+    lateness: str = "0s"
+    """How long a node holds readings so that earlier ones may still come; 0 = score on arrival."""
     model: dict[str, str | int | float]
     train: TrainEntry = TrainEntry()
     alerts: AlertsEntry

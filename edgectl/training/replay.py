@@ -70,12 +70,13 @@ def replay(
     lead = int(np.searchsorted(table.event_time, start_ns - 2 * bundle.features.warm_up_ns))
     detector = Detector(bundle, node="training", version="", digest="", streams=StreamTable(table.streams), score=score)
     rows = np.arange(lead, len(table))
-    scores, threshold = np.empty(len(rows)), np.empty(len(rows))
+    scores, threshold = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     episodes: dict[str, Episode] = {}
-    for at in range(0, len(rows), CHUNK):
+    for at in (*range(0, len(rows), CHUNK), len(rows)):
         part = rows[at : at + CHUNK]
-        found = detector.process(table.batch(part), accepted_ns=0, now_ns=0)
-        scores[at : at + CHUNK], threshold[at : at + CHUNK] = found.scores, found.threshold
+        last = at == len(rows)
+        found = detector.flush(0) if last else detector.process(table.batch(part), accepted_ns=0, now_ns=0)
+        scores[found.serial], threshold[found.serial] = found.scores, found.threshold
         for alert in found.alerts:
             end = alert.changed_ns if alert.state == "cleared" else None
             episodes[alert.id] = Episode(alert.stream, alert.onset_ns, end, alert.severity)

@@ -87,7 +87,7 @@ def test_a_model_gets_the_codes_of_its_categories_by_name_whatever_the_source_ca
     chunk = feed.poll(10, 0.0)
     feed.close()
     assert chunk is not None
-    codes = engine.batch(chunk, feed.channels, feed.categories).codes
+    codes = next(engine.batches(chunk, feed.channels, feed.categories)).codes
     assert codes is not None
     assert codes.tolist() == [[code("FR"), code("x"), MISSING], [MISSING, code("y"), MISSING]]
 

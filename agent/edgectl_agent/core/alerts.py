@@ -16,6 +16,7 @@ open     below since ``clear_after``    quiet     cleared
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -99,6 +100,11 @@ class AlertTracker:
         else:
             self._tracks[stream] = track
         return changes
+
+    def forget(self, streams: Iterable[int]) -> None:
+        """These streams are quiet, without a record."""
+        for stream in streams:
+            self._tracks.pop(stream, None)
 
     def snapshot(self) -> dict[str, Any]:
         names = [f.name for f in fields(Track)]

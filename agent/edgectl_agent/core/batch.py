@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,39 +42,80 @@ class Batch:
 
 
 class StreamTable:
-    """Stream names ↔ small integers, in order of first appearance; never forgets, so indices stay valid."""
+    """Stream names ↔ small integers. An index stays valid until it is released; the lowest free one is given next."""
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        self._names: list[str] = []
+    def __init__(self, names: Sequence[str | None] = ()) -> None:
+        self._names: list[str | None] = []
         self._index: dict[str, int] = {}
-        for name in names:
-            self.intern(name)
+        self._free: list[int] = []
+        """Falling."""
+        self.restore(names)
 
     def intern(self, name: str) -> int:
-        """Index of `name`, a new one if it is unknown."""
+        """Index of `name`, a free one or a new one if it is unknown."""
         found = self._index.get(name)
         if found is None:
-            found = self._index[name] = len(self._names)
-            self._names.append(name)
+            if self._free:
+                found = self._free.pop()
+                self._names[found] = name
+            else:
+                found = len(self._names)
+                self._names.append(name)
+            self._index[name] = found
         return found
 
+    def release(self, indices: Iterable[int]) -> None:
+        """These indices name no stream from now on."""
+        for index in indices:
+            name = self._names[index]
+            if name is not None:
+                del self._index[name]
+                self._names[index] = None
+                self._free.append(index)
+        self._free.sort(reverse=True)
+
+    def restore(self, names: Sequence[str | None]) -> None:
+        """Begin with what `slots` said."""
+        self._names = list(names)
+        self._index = {name: index for index, name in enumerate(self._names) if name is not None}
+        self._free = [index for index in reversed(range(len(self._names))) if self._names[index] is None]
+
     def indices(self, names: Sequence[str]) -> Int32 | None:
-        """Their indices, None if one of them was never interned; shape (n,)."""
+        """Their indices, None if one of them is unknown; shape (n,)."""
         try:
             return np.fromiter(map(self._index.__getitem__, names), np.int32, len(names))
         except KeyError:
             return None
 
+    def places(self, names: Sequence[str], missing: int) -> Int32:
+        """As `indices`, with `missing` for unknown ones."""
+        return np.fromiter(map(self._index.get, names, repeat(missing)), np.int32, len(names))
+
     def find(self, name: str) -> int | None:
-        """Index of `name`, None if it was never interned."""
+        """Index of `name`, None if it is unknown."""
         return self._index.get(name)
 
     def name(self, index: int) -> str:
-        return self._names[index]
+        """The stream that `index` means. Raises `LookupError` if there is none."""
+        name = self._names[index]
+        if name is None:
+            raise LookupError(f"no stream has the index {index}")
+        return name
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Of all streams, by index."""
+        return tuple(name for name in self._names if name is not None)
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Indices that name no stream."""
+        return tuple(self._free)
+
+    @property
+    def slots(self) -> tuple[str | None, ...]:
+        """What each index means, None for a free one: for a snapshot."""
         return tuple(self._names)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._index)

@@ -16,9 +16,11 @@ import msgspec
 
 from edgectl_agent.core.errors import TrustError
 from edgectl_agent.core.foreign import UNREADABLE
+from edgectl_agent.core.units import DAY_NS
 
 FORMAT = 1
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
+MAX_LATENESS_NS = 7 * DAY_NS
 
 Stat = Literal["mean", "std", "min", "max", "count", "sum", "slope"]
 Instant = Literal["value", "diff"]
@@ -209,6 +211,14 @@ class FeatureSpec(_Strict, frozen=True, kw_only=True):
     """Event time that a stream must span before its readings are scored."""
     gap_after_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
     """A pause longer than this empties the windows' meaning: the stream warms up again. 0 = never."""
+    lateness_ns: Annotated[int, msgspec.Meta(gt=0, le=MAX_LATENESS_NS)] | msgspec.UnsetType = msgspec.UNSET
+    """How long readings are held so that earlier ones may still come. Unset = scored on arrival; then it is not
+    encoded, so that bundles which were made before it keep their digests."""
+
+    @property
+    def lateness(self) -> int:
+        """ns, 0 if readings are scored on arrival."""
+        return 0 if isinstance(self.lateness_ns, msgspec.UnsetType) else self.lateness_ns
 
     @property
     def categories(self) -> tuple[str, ...]:

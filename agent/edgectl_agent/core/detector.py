@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -21,6 +21,7 @@ from edgectl_agent.core.batch import Batch, Float32, Float64, Int64, StreamTable
 from edgectl_agent.core.bundle import Bundle, Scaler
 from edgectl_agent.core.features import OK, OVER_LIMIT, STATUS, FeatureBuilder
 from edgectl_agent.core.messages import Alert, AlertState, Contribution, alert_id
+from edgectl_agent.core.reorder import Released, Reorder
 from edgectl_agent.core.threshold import AdaptiveThreshold, Levels
 from edgectl_agent.core.windows import Runs
 
@@ -41,11 +42,14 @@ class Detection:
         scores: shape (n,), NaN where the reading was not scored.
         threshold: shape (n,), the warning threshold in force, NaN likewise.
         alerts: records of openings, rises to critical, and clearings, by event time.
+        serial: shape (n,), which reading each row is, counted from the first that the detector ever got. With a
+            lateness the rows are those that were released, else the batch as it arrived.
     """
 
     scores: Float64
     threshold: Float64
     alerts: tuple[Alert, ...]
+    serial: Int64
 
 
 class Standardise:
@@ -102,6 +106,8 @@ class Detector:
         self._features = FeatureBuilder(bundle.features)
         self._takes_one = self._features.takes_one
         self._standardise = Standardise(bundle.scaler)
+        self._reorder = Reorder(bundle.features) if bundle.features.lateness else None
+        self._serial = 0
         self._threshold = AdaptiveThreshold(bundle.tail, bundle.budget, bundle.adaptation)
         self._tracker = AlertTracker(bundle.rule)
         self.counters: Counter[str] = Counter()
@@ -124,6 +130,11 @@ class Detector:
     def warming_streams(self) -> int:
         return self._features.warming_streams
 
+    @property
+    def held(self) -> int:
+        """Readings that wait for earlier ones."""
+        return self._reorder.held if self._reorder else 0
+
     def process(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None = None) -> Detection:
         """Score a batch.
 
@@ -136,9 +147,79 @@ class Detector:
         Raises:
             AdmissionError: the model fails on this input.
         """
+        serial = np.arange(self._serial, self._serial + len(batch))
+        self._serial += len(batch)
+        cleared = () if horizon_ns is None else self._restart_ahead(batch, horizon_ns, now_ns)
+        if self._reorder is None:
+            found = self._score_rows(batch, serial, accepted_ns, now_ns, horizon_ns)
+        else:
+            counted = np.ones(len(batch), bool) if self._max_streams is None else batch.stream < self._max_streams
+            self.counters[STATUS[OVER_LIMIT]] += int(len(batch) - counted.sum())
+            released = self._reorder.push(batch.take(counted), serial[counted], horizon_ns)
+            found = self._score_released(released, accepted_ns, now_ns)
+        return replace(found, alerts=(*cleared, *found.alerts)) if cleared else found
+
+    def flush(self, now_ns: int) -> Detection:
+        """Score what is held: nothing more comes, or another model takes over. Raises as `process` does."""
+        nothing = Batch(np.empty(0, np.int32), np.empty(0, np.int64), np.empty((0, len(self.bundle.features.channels))))
+        if self._reorder is None:
+            return self._score_rows(nothing, np.empty(0, np.int64), now_ns, now_ns, None)
+        return self._score_released(self._reorder.flush(), now_ns, now_ns)
+
+    def longest_idle(self, most: int, closing: NDArray[np.integer[Any]] | None = None) -> tuple[Int64, Int64]:
+        """Streams that may give way to others, and the event times of their newest readings: those without an open
+        alert, or that are among the `closing`; the longest idle first."""
+        known = self._features.newest_ns[: len(self.streams.slots)]
+        newest = np.full(len(self.streams.slots), np.iinfo(np.int64).min)
+        newest[: len(known)] = known
+        may = np.ones(len(newest), bool)
+        may[[s for s, track in self._tracker.tracks().items() if track.phase == "open"]] = False
+        if closing is not None:
+            may[closing] = True
+        may[list(self.streams.free)] = False
+        found = np.flatnonzero(may)
+        if len(found) > most > 0:
+            found = found[newest[found] <= np.partition(newest[found], most - 1)[most - 1]]
+        found = found[np.argsort(newest[found], kind="stable")[:most]]
+        return found, newest[found]
+
+    def forget(self, streams: Int64) -> None:
+        """These stream indices mean other streams from now on."""
+        self._features.forget(streams)
+        self._threshold.forget(streams)
+        self._tracker.forget(streams.tolist())
+        if self._reorder:
+            self._reorder.forget(streams)
+
+    def _restart_ahead(self, batch: Batch, horizon_ns: int, now_ns: int) -> tuple[Alert, ...]:
+        """Begin streams anew whose newest reading lies beyond the horizon and that bring one that does not: they were
+        told a wrong time while nobody could see it, and everything right would be late until then."""
+        newest = self._reorder.newest_ns if self._reorder else self._features.newest_ns
+        if len(newest) == 0 or not (newest.take(batch.stream, mode="clip") > horizon_ns).any():
+            return ()
+        rows = np.flatnonzero((batch.stream < len(newest)) & (batch.event_time <= horizon_ns))
+        streams = np.unique(batch.stream[rows]).astype(np.int64)
+        streams = streams[newest[streams] > horizon_ns]
+        open_tracks = {s: t for s, t in self._tracker.tracks().items() if t.phase == "open" and s in streams}
+        cleared = self._cleared(open_tracks, now_ns)
+        self._features.forget(streams)
+        self._tracker.forget(streams.tolist())
+        if self._reorder:
+            self.counters["discarded"] += self._reorder.forget(streams)
+        self.counters["restarted"] += len(streams)
+        return cleared
+
+    def _score_released(self, released: Released, accepted_ns: int, now_ns: int) -> Detection:
+        for name, count in (("late", released.late), ("future", released.future), ("released_early", released.early)):
+            self.counters[name] += count
+        return self._score_rows(released.batch, released.serial, accepted_ns, now_ns, None)
+
+    def _score_rows(
+        self, batch: Batch, serial: Int64, accepted_ns: int, now_ns: int, horizon_ns: int | None
+    ) -> Detection:
         n = len(batch)
         if n <= _FEW and self._takes_one:
-            return self._process_few(batch, accepted_ns, now_ns, horizon_ns)
+            return self._process_few(batch, serial, accepted_ns, now_ns, horizon_ns)
         scores, threshold = np.full(n, np.nan), np.full(n, np.nan)
         counted = np.ones(n, bool) if self._max_streams is None else batch.stream < self._max_streams
         if not counted.all():
@@ -150,7 +231,7 @@ class Detector:
             self.counters[STATUS[status]] += int(count)
         usable, x = rows.usable, rows.planes
         if len(usable) == 0:
-            return Detection(scores, threshold, ())
+            return Detection(scores, threshold, (), serial)
         if len(usable) < len(rows.rows):
             x = x.take(usable, axis=1)
         usable = rows.rows[usable]
@@ -163,9 +244,11 @@ class Detector:
         warning, alerts = self._judge(batch, x, usable, raw, accepted_ns, now_ns)
         place = np.flatnonzero(counted)[usable]
         scores[place], threshold[place] = raw, warning
-        return Detection(scores, threshold, alerts)
+        return Detection(scores, threshold, alerts, serial)
 
-    def _process_few(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None) -> Detection:
+    def _process_few(
+        self, batch: Batch, serial: Int64, accepted_ns: int, now_ns: int, horizon_ns: int | None
+    ) -> Detection:
         """`process` reading by reading: the same outcome to the last bit, and sooner where there are few."""
         scores, threshold = np.full(len(batch), np.nan), np.full(len(batch), np.nan)
         found: list[Alert] = []
@@ -192,24 +275,24 @@ class Detector:
                 time, raw = batch.event_time[i : i + 1], scores[i : i + 1]
                 found += self._alerts(stream, time, raw, levels, slice(0, 1), x[:, None], accepted_ns, now_ns)
         found.sort(key=_BY_TIME)
-        return Detection(scores, threshold, tuple(found))
+        return Detection(scores, threshold, tuple(found), serial)
 
     def end_open_alerts(self, now_ns: int) -> tuple[Alert, ...]:
         """Clear what is open, as a model's last word before another takes over: its detector generation ends."""
-        records = []
-        for stream, track in self._tracker.tracks().items():
-            if track.phase == "open":
-                surprise = self._threshold.surprise(stream, track.peak)
-                records.append(self._record(stream, track, "cleared", track.last_above_ns, surprise, (), now_ns))
+        opened = {stream: track for stream, track in self._tracker.tracks().items() if track.phase == "open"}
         self._tracker = AlertTracker(self.bundle.rule)
-        self.counters["alerts_cleared"] += len(records)
-        return tuple(records)
+        return self._cleared(opened, now_ns)
+
+    def inherits(self, other: Detector) -> bool:
+        """Whether both build the same features of the same streams."""
+        return other.bundle.features == self.bundle.features and other.streams is self.streams
 
     def adopt_features(self, other: Detector) -> bool:
-        """Take over the window state of `other` if both build the same features of the same streams."""
-        if other.bundle.features != self.bundle.features or other.streams is not self.streams:
+        """Take over the window state of `other`, and what it holds, if both build the same features of the same
+        streams."""
+        if not self.inherits(other):
             return False
-        self._features = other._features
+        self._features, self._reorder, self._serial = other._features, other._reorder, other._serial
         return True
 
     def copy_features(self, other: Detector) -> bool:
@@ -217,6 +300,9 @@ class Detector:
         if not self.adopt_features(other):
             return False
         self._features = FeatureBuilder.restore(self.bundle.features, other._features.snapshot())
+        if other._reorder:
+            self._reorder = Reorder(self.bundle.features)
+            self._reorder.restore(other._reorder.snapshot())
         return True
 
     def snapshot(self) -> dict[str, Any]:
@@ -228,6 +314,8 @@ class Detector:
             "alerts": self._tracker.snapshot(),
             "counters": dict(self.counters),
             "inferences": self.inferences,
+            "serial": self._serial,
+            "held": self._reorder.snapshot() if self._reorder else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -237,6 +325,18 @@ class Detector:
         self._tracker.restore(state["alerts"])
         self.counters = Counter(state["counters"])
         self.inferences = state["inferences"]
+        self._serial = state.get("serial", 0)
+        if self._reorder and state.get("held"):
+            self._reorder.restore(state["held"])
+
+    def _cleared(self, tracks: Mapping[int, Track], now_ns: int) -> tuple[Alert, ...]:
+        """Records that end these open alerts, whose streams bring no reading that would."""
+        records = tuple(
+            self._record(s, t, "cleared", t.last_above_ns, self._threshold.surprise(s, t.peak), (), now_ns)
+            for s, t in tracks.items()
+        )
+        self.counters["alerts_cleared"] += len(records)
+        return records
 
     def _judge(
         self, batch: Batch, x: Float64, rows: NDArray[np.int64], raw: Float64, accepted_ns: int, now_ns: int

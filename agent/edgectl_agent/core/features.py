@@ -127,6 +127,11 @@ class FeatureBuilder:
         return int((self._newest != _NEVER).sum())
 
     @property
+    def newest_ns(self) -> Int64:
+        """Event time of each stream's newest reading, far below any where it has none; not to be written to."""
+        return self._newest
+
+    @property
     def warming_streams(self) -> int:
         """Streams whose newest reading was still within the warm-up."""
         seen = self._newest != _NEVER

@@ -200,6 +200,10 @@ class ModelStatus(_Message, frozen=True, kw_only=True):
     p99_us: float = 0.0
     """Reading to decision, per batch, over the last 1,000 batches."""
     counters: dict[str, int] = {}
+    held: int = 0
+    """Readings that wait for earlier ones, under a recipe with a lateness."""
+    streams_full: int = 0
+    """The limit of streams if new ones are refused at present, else 0."""
 
 
 class SourceStatus(_Message, frozen=True, kw_only=True):

@@ -210,6 +210,11 @@ class AdaptiveThreshold:
     def restore(self, state: dict[str, Any]) -> None:
         self._state, self._block_start = unpack_array(state["state"]), unpack_array(state["block_start"])
 
+    def forget(self, streams: NDArray[Any]) -> None:
+        """Put these streams back to the calibration."""
+        known = streams[streams < len(self._state)]
+        self._state[known], self._block_start[known] = self._fresh, 0
+
     def _reserve(self, streams: int) -> None:
         have = len(self._state)
         if streams > have:
