@@ -43,6 +43,7 @@ MISSING: dict[str, Callable[[], str | None]] = {
     "dash": lambda: None if shutil.which("dash") else "needs dash",
     "index": functools.cache(lambda: None if _index_answers() else "needs a package index that pip reaches"),
     "lab": lab.missing,
+    "logrotate": lambda: None if shutil.which("logrotate", path="/usr/sbin:/usr/bin:/sbin") else "needs logrotate",
     "mosquitto": mosquitto.missing,
     "postgresql": postgresql.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",

@@ -68,6 +68,8 @@ class TailConfig(Mapping, frozen=True, kw_only=True, tag_field="type", tag="tail
     """Follow a file that grows."""
 
     start: Literal["start", "end"] = msgspec.field(name="from", default="start")
+    history: bool = False
+    """At the first start, begin with the oldest rotated file beside it (``f.1``, ``f.2.gz``, ``f-20260314``)."""
     live: bool = True
     """Event times are the present: a reading from the future is refused. ``false`` for simulated time."""
 
@@ -420,6 +422,8 @@ def _check_source(key: str, source: SourceConfig) -> None:
         speed = source.speed
         if speed != "max" and (isinstance(speed, str) or not 0 < speed < float("inf")):
             raise ConfigError(f"{key}.speed: expected a factor above 0 or max, found {speed!r}")
+    if isinstance(source, TailConfig) and source.history and source.start == "end":
+        raise ConfigError(f"{key}.history: expected only with from: start, found from: end")
     if not isinstance(source, Fields):
         return
     _check_columns(key, source)

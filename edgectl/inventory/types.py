@@ -61,6 +61,7 @@ class TailEntry(RecordsEntry, frozen=True, kw_only=True, tag_field="type", tag="
     """Follow a file that grows."""
 
     start: Literal["start", "end"] = msgspec.field(name="from", default="start")
+    history: bool | None = None
     live: bool = True
 
 

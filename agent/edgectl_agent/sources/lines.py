@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +17,13 @@ BLOCK_BYTES = 256 * 1024
 READY_BYTES = 1 << 20
 """Of complete lines that wait: beyond it no further block is read, however few they are."""
 MAX_HEADER_BYTES = 64 * 1024
+
+
+class Content(Protocol):
+    """An open binary file, or one that is read forwards only (`unpacked`)."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def seek(self, offset: int, /) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +45,22 @@ NO_LINES = Lines([], np.empty(0, np.int64))
 
 
 class LineReader:
-    """Reads `file` from `offset` on; what follows the last line feed waits for its own."""
+    """Reads `file` from `offset` on; what follows the last line feed waits for its own.
 
-    def __init__(self, file: BinaryIO, offset: int = 0) -> None:
+    Args:
+        file: seekable.
+        offset: where a line begins.
+        guard: how many of the bytes read last must still be there when more is read; for a file that another program
+            may write anew. 0 for one that can only be read forwards.
+        before: at most `guard` bytes before `offset`.
+    """
+
+    rewritten = False
+    """Whether they were not: nothing more is read."""
+
+    def __init__(self, file: Content, offset: int = 0, guard: int = 0, before: bytes = b"") -> None:
         self._file = file
+        self._guard, self._before = guard, before
         self._seen = offset
         """Offset of the first byte not yet read from the file."""
         self._rest = b""
@@ -85,8 +104,7 @@ class LineReader:
 
     def _fill(self) -> bool:
         """Read one block. False at the end of the file."""
-        self._file.seek(self._seen)
-        block = self._file.read(BLOCK_BYTES)
+        block = self._next_block()
         if not block:
             return False
         if self._skipping:
@@ -111,8 +129,18 @@ class LineReader:
         self._ends = np.append(self._ends, ends)
         return True
 
+    def _next_block(self) -> bytes:
+        known = len(self._before)
+        self._file.seek(self._seen - known)
+        block = self._file.read(known + BLOCK_BYTES)
+        if block[:known] != self._before:
+            self.rewritten = True
+            return b""
+        self._before = block[-self._guard :] if self._guard else b""
+        return block[known:]
 
-def open_decoder(mapping: Mapping, file: BinaryIO, path: Path) -> tuple[Decoder, int] | None:
+
+def open_decoder(mapping: Mapping, file: Content, path: Path) -> tuple[Decoder, int] | None:
     """The decoder for `file`, which is at its start, and the offset of its first record.
 
     Returns None while the CSV header is not complete. Raises `SourceError` if the header does not fit the mapping.

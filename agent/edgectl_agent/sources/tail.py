@@ -1,8 +1,10 @@
-"""Follows a file that grows, as another program writes it.
+"""Follows a file that grows, as another program writes it, through every kind of rotation.
 
-A rotated file (renamed, a new one in its place) is read to its end before the new one is begun, also when the rotation
-happened while the agent was down, as long as the old file is still in the same folder. A truncated file is read from
-its start; a file truncated and grown beyond the old offset between two looks cannot be told from one that only grew.
+A rotated file is read to its end before the next one is begun, whatever its name is by then, also when several
+rotations happened between two looks or while the agent was down. A renamed file is left when the next one holds
+something: until then its writer may still write to it. After a truncation the rest is read from the copy, if there is
+one (copytruncate). A file that was truncated and grew beyond the old offset between two looks is told by the bytes
+before that offset. How files are known again: `rotation`.
 """
 
 from __future__ import annotations
@@ -11,43 +13,71 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from edgectl_agent.config import TailConfig
 from edgectl_agent.core.batch import Int64
+from edgectl_agent.logs import warn
 from edgectl_agent.sources.decode import MAX_LINE_BYTES, NO_RECORDS, Decoder
 from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
 from edgectl_agent.sources.lines import NO_LINES, LineReader, Lines, open_decoder
+from edgectl_agent.sources.rotation import (
+    HEAD_BYTES,
+    LAST_BYTES,
+    Generation,
+    Mark,
+    beginning,
+    digest,
+    find,
+    following,
+    generations,
+)
+from edgectl_agent.sources.unpacked import Unpacked
 
 _LOOK_S = 0.01
 """How often a waiting `poll` looks at the file."""
+_SKIP_BYTES = 8 << 20
+"""Of a compressed file that one `poll` unpacks on its way to the position."""
 _NO_TIMES: Int64 = np.empty(0, np.int64)
 
 
 class TailSource(Source):
-    """Position: ``{"inode", "offset"}``, empty before there was a file."""
+    """Position: a `Mark`; empty before there was a file.
+
+    Counts, beside the decoder's reasons, ``unterminated`` (a rotated file ends within a line), ``damaged-gzip`` (the
+    rest of a compressed file is left out) and ``file-gone`` (the file that the position is in was deleted or truncated
+    while the agent was down: what followed in it, if anything, is lost).
+    """
 
     def __init__(self, config: TailConfig, clock: Callable[[], int] = time.time_ns) -> None:
         self.live = config.live
         self._config, self._path, self._clock = config, Path(config.path), clock
-        self._file: BinaryIO | None = None
+        self._raw: BinaryIO | None = None
+        self._packed: Unpacked | None = None
+        """What the open file holds, if that is compressed."""
         self._decoder: Decoder | None = None
         self._reader: LineReader | None = None
-        self._inode = 0
-        self._position: Position = {}
+        self._mark = Mark()
+        self._start = 0
+        """Offset at which the open file's reader begins."""
+        self._gone = 0
         self._from_end = False
+        self._looked_ns = 0
+        self._fruitless: tuple[int, ...] = ()
+        """How the folder looked when nothing followed the open file."""
         self._no_values = np.empty((0, len(config.channels)))
         self._no_texts: tuple[tuple[str, ...], ...] = ((),) * len(config.categories)
 
     def open(self, position: Position | None) -> None:
         self.close()
-        self._position = dict(position or {})
-        self._from_end = not self._position and self._config.start == "end"
+        self._mark, self._gone = Mark.of(position or {}), 0
+        self._from_end = self._mark == Mark() and self._config.start == "end"
         try:
-            self._begin(self._find())
+            self._take_up()
         except OSError as e:
             raise self._error(e) from e
         self._from_end = False  # a file that appears later is new from its first line on
@@ -65,96 +95,174 @@ class TailSource(Source):
             time.sleep(min(left, _LOOK_S))
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = self._reader = None
+        if self._raw is not None:
+            self._raw.close()
+        self._raw = self._packed = self._reader = None
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, limit: int) -> Chunk:
         if self._quiet():
-            return Chunk((), _NO_TIMES, self._no_values, dict(self._position), self._clock(), texts=self._no_texts)
+            return Chunk((), _NO_TIMES, self._no_values, self._mark.position, self._clock(), texts=self._no_texts)
         rejected: Counter[str] = Counter()
         taken = NO_LINES
-        self.waiting = self._reader is None and not self._begin(self._path)
+        self.waiting = self._reader is None and not self._take_up()
+        rejected["file-gone"], self._gone = self._gone, 0
         if not self.waiting:
             taken = self._read(limit, rejected)
         records = self._decoder.decode(taken.lines) if self._decoder else NO_RECORDS
         if taken.lines:
-            self._position = {"inode": self._inode, "offset": int(taken.ends[-1])}
+            self._move(taken)
         rejected.update(records.rejected)
         values = records.values.reshape(len(records.streams), len(self._config.channels))
         return Chunk(
-            records.streams, records.event_time, values, dict(self._position), self._clock(), rejected=dict(+rejected),
+            records.streams, records.event_time, values, self._mark.position, self._clock(), rejected=dict(+rejected),
             texts=records.texts or ((),) * len(self._config.categories),
         )  # fmt: skip
 
     def _quiet(self) -> bool:
         """Whether there is nothing new, by one look at the file: a node does this fifty times a second all its life."""
-        if self._reader is None or self._reader.ready:
+        if self._reader is None or self._reader.ready or self._gone:
             return False
         try:
             found = os.stat(self._path)
         except OSError:
             return False
-        return found.st_ino == self._inode and found.st_size == self._reader.seen
+        looked_ns, self._looked_ns = self._looked_ns, found.st_mtime_ns
+        return (
+            found.st_ino == self._mark.inode
+            and found.st_dev == self._mark.device
+            and found.st_size == self._reader.seen
+            and found.st_mtime_ns == looked_ns
+        )
 
     def _read(self, limit: int, rejected: Counter[str]) -> Lines:
-        """The next lines of this file or, when it is finished, the beginning of the one in its place."""
+        """The next lines of this file or, when it is finished, the beginning of the one after it."""
         assert self._reader is not None
-        taken = self._reader.read(limit)
-        if not taken.lines and self._finished():
-            taken = self._reader.read(limit)  # what was written between the last look and the rotation
-            if not taken.lines:
-                rejected["unterminated"] += self._reader.unfinished
-                self.close()
-                self._position = {}
-                taken = self._reader.read(limit) if self._begin(self._path) else NO_LINES
+        taken = self._lines(limit, rejected)
+        if not taken.lines and not taken.too_long and (after := self._after()) is not None:
+            taken = self._lines(limit, rejected)  # what was written between the last look and the rotation
+            unfinished = self._reader.unfinished and not after[1].offset
+            if not taken.lines and not taken.too_long and self._begin(*after):
+                rejected["unterminated"] += unfinished
+                taken = self._lines(limit, rejected)
         rejected["too-long"] += taken.too_long
         return taken
 
-    def _begin(self, path: Path) -> bool:
-        """Open `path` where the position says; False while it is not there or its CSV header is not complete."""
-        try:
-            file = path.open("rb", buffering=0)
-        except FileNotFoundError:
-            return False
-        try:
-            found = open_decoder(self._config, file, path)
-            status = os.fstat(file.fileno())
-            if found is None:
-                file.close()
-                return False
-            self._decoder, start = found
-            if self._position.get("inode") == status.st_ino and int(self._position["offset"]) <= status.st_size:
-                start = max(start, int(self._position["offset"]))
-            elif self._from_end:
-                start = max(start, _last_line_end(file, status.st_size))
-        except BaseException:
-            file.close()
-            raise
-        self._file, self._inode, self._reader = file, status.st_ino, LineReader(file, start)
-        self._position = {"inode": self._inode, "offset": start}
-        return True
-
-    def _find(self) -> Path:
-        """The file that the position is in, under whatever name it has now; else the configured one."""
-        folder = self._path.parent
-        if "inode" in self._position and folder.is_dir():
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.inode() == self._position["inode"] and entry.is_file(follow_symlinks=False):
-                        return Path(entry.path)
-        return self._path
-
-    def _finished(self) -> bool:
-        """Whether another file has taken this one's place, or it was truncated."""
-        assert self._file is not None
+    def _lines(self, limit: int, rejected: Counter[str]) -> Lines:
         assert self._reader is not None
-        if os.fstat(self._file.fileno()).st_size < self._reader.seen:
+        if not self._reached(rejected):
+            return NO_LINES
+        seen = self._reader.seen
+        taken = self._reader.read(limit)
+        if self._reader.seen != seen:  # now, and not when the last of these lines is taken: it may be truncated by then
+            self._mark = self._known(self._mark, self._reader.seen)
+        return taken
+
+    def _reached(self, rejected: Counter[str]) -> bool:
+        """Whether the open file, if it is compressed, is unpacked up to the position; a step towards it if it is not.
+
+        What is damaged is counted once, when everything before it was read.
+        """
+        assert self._reader is not None
+        packed = self._packed
+        if packed is None:
             return True
+        if self._reader.seen == self._start != packed.tell():
+            packed.seek(min(self._start, packed.tell() + _SKIP_BYTES))
+        if packed.damage and not self._reader.ready:
+            warn("tail-damaged-gzip", path=str(self._path), message=packed.damage)
+            rejected["damaged-gzip"] += 1
+            packed.damage = ""
+        return packed.ended or packed.tell() >= self._start
+
+    def _move(self, taken: Lines) -> None:
+        """Put the mark behind the last of these lines."""
+        last = taken.lines[-1][-LAST_BYTES:]
+        self._mark = replace(self._mark, offset=int(taken.ends[-1]), last_bytes=len(last), last=digest(last))
+
+    def _known(self, mark: Mark, seen: int) -> Mark:
+        """`mark` with all by which the open file, of which so much was read, can be known again."""
+        assert self._raw is not None
+        descriptor = self._raw.fileno()
+        mark = replace(mark, written_ns=os.fstat(descriptor).st_mtime_ns)
+        if mark.head_bytes == HEAD_BYTES or not seen:
+            return mark
+        head = beginning(descriptor, min(HEAD_BYTES, seen), self._packed is not None)
+        return replace(mark, head_bytes=len(head), head=digest(head))
+
+    # ── which file ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take_up(self) -> bool:
+        """Open the file that the mark lies in, or the first one that follows. False while there is none to begin."""
+        found = generations(self._path)
+        at = find(self._mark, found)
+        if at is not None:
+            return self._begin(found[at], self._mark)
+        if self._mark.written_ns:
+            if self._mark.offset:
+                self._gone += 1
+                warn("tail-file-gone", path=str(self._path), offset=self._mark.offset)
+            found = following(self._mark, found)
+            self._mark = Mark(written_ns=self._mark.written_ns)
+        elif not self._config.history:
+            found = [one for one in found if one.current]
+        return bool(found) and self._begin(found[0], Mark())
+
+    def _after(self) -> tuple[Generation, Mark] | None:
+        """The file to read next, and from where; None while this one is not finished."""
+        assert self._reader is not None
+        if self._packed is not None and not self._packed.ended:
+            return None
         try:
-            return os.stat(self._path).st_ino != self._inode
+            now = os.stat(self._path)
+        except FileNotFoundError:
+            now = None
+        if now and (now.st_dev, now.st_ino) == (self._mark.device, self._mark.inode):
+            return self._after_truncation() if now.st_size < self._reader.seen or self._reader.rewritten else None
+        folder = os.stat(self._path.parent).st_mtime_ns
+        looks = (now.st_ino, now.st_size > 0, folder) if now else (0, 0, folder)
+        if looks == self._fruitless:
+            return None
+        first = next((one for one in following(self._mark, generations(self._path)) if one.size), None)
+        self._fruitless = () if first else looks
+        return (first, Mark()) if first else None
+
+    def _after_truncation(self) -> tuple[Generation, Mark] | None:
+        """The copy that has what this file lost, from the mark on; else what was written since."""
+        found = generations(self._path)
+        at = find(self._mark, found)
+        if at is not None:
+            return found[at], self._mark
+        later = [one for one in found if one.current or one.written_ns > self._mark.written_ns]
+        return (later[0], Mark()) if later else None
+
+    def _begin(self, one: Generation, mark: Mark) -> bool:
+        """Open a file behind `mark`; False while it is not there or its CSV header is not complete."""
+        try:
+            raw = cast(BinaryIO, one.path.open("rb", buffering=0))
         except FileNotFoundError:
             return False
+        try:
+            packed = Unpacked(raw) if one.packed else None
+            found = open_decoder(self._config, packed or raw, one.path)
+            if found is None:
+                raw.close()
+                return False
+            status, start = os.fstat(raw.fileno()), max(found[1], mark.offset)
+            if self._from_end:
+                start = max(start, _last_line_end(raw, status.st_size))
+        except BaseException:
+            raw.close()
+            raise
+        self.close()
+        self._raw, self._packed, self._decoder, self._start = raw, packed, found[0], start
+        known = 0 if packed else min(LAST_BYTES, start)
+        before = os.pread(raw.fileno(), known, start - known)
+        self._reader = LineReader(packed or raw, start, 0 if packed else LAST_BYTES, before)
+        self._mark = self._known(replace(mark, device=status.st_dev, inode=status.st_ino, offset=start), start)
+        self._looked_ns, self._fruitless = 0, ()
+        return True
 
     def _error(self, error: OSError) -> SourceError:
         return SourceError(f"{self._path} cannot be read: {error.strerror or error}")
