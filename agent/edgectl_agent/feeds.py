@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from edgectl_agent.config import HOST_CHANNELS, Fields, Mapping, SourceConfig
+from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.core.messages import SourceStatus
 from edgectl_agent.core.units import SECOND_NS
@@ -20,8 +21,6 @@ from edgectl_agent.sources.interface import Chunk, Position, Source
 _RETRY_S = 5.0
 _AHEAD_NS = 600 * SECOND_NS
 """How far a live reading's event time may be ahead of this node's clock."""
-_SANE_CLOCK_NS = 1_735_689_600 * SECOND_NS
-"""2025: an earlier clock was never set, and nothing can be told from it."""
 
 State = Literal["running", "waiting", "ended", "failed"]
 
@@ -29,7 +28,7 @@ State = Literal["running", "waiting", "ended", "failed"]
 class Feed:
     """Opens its source when it is first polled, and again a while after a failure, where it stopped."""
 
-    def __init__(self, name: str, config: SourceConfig, source: Source) -> None:
+    def __init__(self, name: str, config: SourceConfig, source: Source, watch: ClockWatch | None = None) -> None:
         self.name = name
         self.channels = tuple(config.channels) if isinstance(config, Fields) else HOST_CHANNELS
         self.categories = tuple(config.categories) if isinstance(config, Fields) else ()
@@ -40,6 +39,8 @@ class Feed:
         self.state: State = "waiting"
         self.detail = "no model reads it yet"
         self._source = source
+        self._watch = watch or ClockWatch()
+        self._now_s = 0.0
         self._position: Position | None = None
         self._stored: Position | None = None
         """The position in the newest stored snapshot."""
@@ -51,6 +52,7 @@ class Feed:
 
     def poll(self, limit: int, now_s: float) -> Chunk | None:
         """What has arrived, without waiting; None if there is nothing new. Failures are kept in `state`."""
+        self._now_s = now_s
         if self.state == "ended" or now_s < self._next_try_s:
             return None
         try:
@@ -81,7 +83,10 @@ class Feed:
 
     def horizon_ns(self, accepted_ns: int) -> int | None:
         """The latest event time that is not from the future; None where that cannot be told."""
-        return accepted_ns + _AHEAD_NS if self._source.live and accepted_ns > _SANE_CLOCK_NS else None
+        if not self._source.live:
+            return None
+        latest_ns = self._watch.latest_ns(accepted_ns, int(self._now_s * 1e9))
+        return None if latest_ns is None else latest_ns + _AHEAD_NS
 
     def snapshot(self) -> dict[str, Any]:
         return {"identity": self._identity, "position": self._position}

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from edgectl_agent import __version__, actions, sources
 from edgectl_agent.changes import Changes
 from edgectl_agent.config import Config
+from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.messages import Alert, Report, UpdateResult
 from edgectl_agent.deposit import sweep
@@ -79,7 +80,10 @@ class Runtime:
         )
         self.changes = Changes(self.updater, self._roster, self, clock)
         self._snapshots = SnapshotStore(folder / "snapshots")
-        self._feeds = {name: Feed(name, s, sources.build(s, config.node, name)) for name, s in config.sources.items()}
+        self._watch = ClockWatch()
+        self._feeds = {
+            name: Feed(name, s, sources.build(s, config.node, name), self._watch) for name, s in config.sources.items()
+        }
         self.spool = folder / "spool"
         sweep(self.spool)
         self.intakes = {name: feed.source for name, feed in self._feeds.items() if isinstance(feed.source, HttpSource)}
@@ -116,6 +120,7 @@ class Runtime:
         self._roster.open()
         state = self._load_snapshot()
         self._ledger.recover(state["ledger"])
+        self._watch.restore(state.get("clock", 0))
         for name, feed in self._feeds.items():
             if name in state["sources"]:
                 feed.restore(state["sources"][name])
@@ -248,6 +253,7 @@ class Runtime:
                 {
                     "format": _FORMAT,
                     "ledger": self._ledger.snapshot(),
+                    "clock": self._watch.snapshot(),
                     "sources": {name: feed.snapshot() for name, feed in self._feeds.items()},
                     "models": self._roster.snapshot(),
                 }
