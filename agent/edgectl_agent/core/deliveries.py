@@ -37,7 +37,9 @@ class Deliveries:
         self._unacknowledged: deque[tuple[int, int]] = deque()
         self._redelivering, self._first_new = True, 0
         self._covered = taken
-        self._held, self._held_to = bytearray(held), taken
+        self._held = bytearray(held)
+        self._fresh: deque[tuple[bytes, int]] = deque()
+        """Of messages that are not in `_held` yet."""
         for at in range(0, len(held), KEY_BYTES):
             self._remember(held[at : at + KEY_BYTES], taken)
 
@@ -59,16 +61,15 @@ class Deliveries:
             if not again:
                 self._first_new = self._first_new or number
                 self._remember(key, number)
+                self._fresh.append((key, number))
             self._unacknowledged.append((number, identifier))
         return 0 if again else number
 
     def held(self, taken: int) -> bytes:
         """Keys of the last `limit` messages up to number `taken`, oldest first."""
-        if taken > self._held_to:
-            fresh = [key for key, number in self._keys if self._held_to < number <= taken]
-            self._held += b"".join(fresh)
-            self._held_to = taken
-            del self._held[: -KEY_BYTES * self._limit]
+        while self._fresh and self._fresh[0][1] <= taken:
+            self._held += self._fresh.popleft()[0]
+        del self._held[: -KEY_BYTES * self._limit]
         return bytes(self._held)
 
     def covered(self, taken: int) -> None:

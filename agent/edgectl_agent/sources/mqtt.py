@@ -61,7 +61,7 @@ class MqttSource(Source):
             self._link.wake()
         self.trouble, self.urgent = self._link.trouble, self._inbox.urgent
         records = self._decoder.decode(taken.lines)
-        if self._level is not None:
+        if self._level is not None and len(records):
             records = replace(records, streams=tuple(map(taken.streams.__getitem__, records.line.tolist())))
         rejected = taken.rejected
         rejected.update(records.rejected)

@@ -110,8 +110,10 @@ class Inbox:
                 self._at = 0  # what an earlier life had begun does not come again
             self._queue.append(message)
             self._weight += message.weight
+            first = len(self._queue) == 1
             self._changed.notify()
-        self._on_arrival()
+        if first:  # else the worker was woken by those before, and takes this one too
+            self._on_arrival()
 
     def due(self) -> list[int]:
         """Identifiers to acknowledge now, in order."""
@@ -157,6 +159,8 @@ class Inbox:
         with self._changed:
             if timeout_s > 0:
                 self._changed.wait_for(lambda: self._queue or self._rejected, timeout_s)
+            if not self._queue and not self._rejected and self.topics == self._position.get("topics", ""):
+                return Taken([], [], Counter(), self._position)
             began = (self._taken, self._at)
             while self._queue and len(lines) < limit:
                 message = self._queue[0]

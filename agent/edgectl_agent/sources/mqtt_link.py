@@ -39,6 +39,8 @@ _PACE = Pace(0.5)
 _KEEPALIVE_S = 30
 _CONNECT_S = 10.0
 _TICK_S, _LONG_TICK_S = 0.1, 1.0
+_GATHER_S = 0.02
+"""A lone message is read at once; where they come one after the other, what comes within this is read together."""
 _FAREWELL_S = 2.0
 _PACKET = MAX_LINE_BYTES + 128 * 1024
 """Packets up to this are handed on whole: the longest payload, topic and properties that are taken."""
@@ -132,7 +134,7 @@ class _Session:
         self.refusals = ""
         self._why, self._told = "", False
         self._connect_by = time.monotonic() + _CONNECT_S
-        self._misc_at = 0.0
+        self._misc_at = self._read_s = self._gather_until_s = 0.0
         more: dict[str, Any] = {} if self._five else {"clean_session": False}
         self._client = client = _Client(
             CallbackAPIVersion.VERSION2, client_id, protocol=_PROTOCOLS[config.protocol],
@@ -165,10 +167,14 @@ class _Session:
 
     def turn(self, wake: socket.socket) -> None:
         """Read what is there, acknowledge what is covered, and wait a moment for more. Raises `EdgeError`."""
-        more = self._read()
-        self._acknowledge()
-        self._wait(wake, 0.0 if more else _TICK_S if self._inbox.restless else _LONG_TICK_S)
         now_s = time.monotonic()
+        gathering = now_s < self._gather_until_s and not self._inbox.urgent
+        more = not gathering and self._read(now_s)
+        self._acknowledge()
+        if gathering:
+            self._wait(wake, self._gather_until_s - now_s, listen=False)
+        else:
+            self._wait(wake, 0.0 if more else _TICK_S if self._inbox.restless else _LONG_TICK_S)
         if now_s >= self._misc_at:
             self._misc_at = now_s + _LONG_TICK_S
             self._check(self._client.loop_misc())
@@ -193,14 +199,19 @@ class _Session:
         if connection is not None:
             connection.close()
 
-    def _read(self) -> bool:
+    def _read(self, now_s: float) -> bool:
         """Take in packets while there is room, but not for ever. Returns whether there may be more."""
         source = self._client.buffered
-        for _ in range(_MOST_BLOCKS):
+        for block in range(_MOST_BLOCKS):
             if self._inbox.full or not (source.ready or source.fill()):
                 return False
             while source.ready and not self._inbox.full:
                 self._check(self._client.loop_read())
+            if not block:
+                soon, self._read_s = now_s - self._read_s < 2 * _GATHER_S, now_s
+                self._gather_until_s = now_s + _GATHER_S if soon else 0.0
+            if source.drained and not self._inbox.full:
+                return False
         return True
 
     def _acknowledge(self) -> None:
@@ -209,9 +220,11 @@ class _Session:
         if self._client.want_write():
             self._check(self._client.loop_write())
 
-    def _wait(self, wake: socket.socket, timeout_s: float) -> None:
+    def _wait(self, wake: socket.socket, timeout_s: float, listen: bool = True) -> None:
         poller = select.poll()
-        wanted = (0 if self._inbox.full else select.POLLIN) | (select.POLLOUT if self._client.want_write() else 0)
+        wanted = (0 if self._inbox.full or not listen else select.POLLIN) | (
+            select.POLLOUT if self._client.want_write() else 0
+        )
         poller.register(self._client.buffered.fileno(), wanted)
         poller.register(wake.fileno(), select.POLLIN)
         for fd, event in poller.poll(timeout_s * 1000):

@@ -15,6 +15,8 @@ from contextlib import suppress
 from typing import Protocol
 
 _BLOCK = 64 * 1024
+_RECORD = 16 * 1024
+"""TLS hands on one record at a time, of at most this."""
 _PUBLISH = 0x30
 _LONGEST_HEAD = 2 + 65_535 + 2 + 4
 """A PUBLISH packet's topic, identifier and length of properties."""
@@ -97,6 +99,8 @@ class Buffered:
         self._socket, self._trimmer = connection, trimmer
         self._block = memoryview(b"")
         self._ended = False
+        self.drained = False
+        """Whether the last block was all that there was; if more has come since, the network says so."""
         self.linger_s = 0.0
         """How long `close` waits for the other side to have read everything."""
 
@@ -111,7 +115,7 @@ class Buffered:
             data = self._socket.recv(_BLOCK)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
-        self._ended = not data
+        self._ended, self.drained = not data, 0 < len(data) < _RECORD
         self._block = memoryview(self._trimmer.feed(data))
         return True
 
