@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
 import pytest
+from edgectl_agent.config import Mapping
 from edgectl_agent.core.batch import Batch
 from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.detector import Detector
+from edgectl_agent.sources.decode import JsonDecoder
 
 from tests.agent.streams import SECOND
 from tests.agent.test_reorder import detector
@@ -147,3 +152,44 @@ def test_in_a_leap_second_at_most_that_second_is_late_and_nothing_with_a_latenes
     one.flush(0)
     assert one.counters["late"] == late
     assert one.counters["ok"] == 80 - late
+
+
+# ── daylight saving: local times without an offset ──────────────────────────────────────────────────────────────────
+
+PARIS = ZoneInfo("Europe/Paris")
+SPRING, AUTUMN = 1_774_746_000, 1_792_890_000
+"""2026-03-29T01:00Z, when 02:00 becomes 03:00; 2026-10-25T01:00Z, when 03:00 becomes 02:00."""
+
+
+def told(second: int, stream: str = "a") -> bytes:
+    """A line as a device in Paris writes it, on the wall's time."""
+    local = datetime.fromtimestamp(second, PARIS).replace(tzinfo=None)
+    return json.dumps({"ts": local.isoformat(), "m": stream, "v": 1}).encode()
+
+
+def decoder() -> JsonDecoder:
+    return JsonDecoder(Mapping(path="x", stream="m", time="ts", channels={"v": "v"}, zone="Europe/Paris"))
+
+
+@pytest.mark.parametrize("change", [SPRING, AUTUMN], ids=["spring", "autumn"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_when_daylight_saving_begins_or_ends_local_times_go_on_minute_by_minute(change: int, size: int) -> None:
+    true = range(change - 2 * HOUR, change + 2 * HOUR, 60)
+    lines = [told(second) for second in true]
+    one, found = decoder(), list[int]()
+    for at in range(0, len(lines), size):
+        found += (one.decode(lines[at : at + size]).event_time // SECOND).tolist()
+    assert found == list(true)
+
+
+def test_each_stream_has_a_clock_of_its_own_that_goes_back() -> None:
+    one = decoder()
+    one.decode([told(AUTUMN - 60, "a"), told(AUTUMN + 60, "a")])
+    slow = one.decode([told(AUTUMN - 120, "b"), told(AUTUMN - 180, "b"), told(AUTUMN + 120, "a")])
+    assert (slow.event_time // SECOND).tolist() == [AUTUMN - 120, AUTUMN - 180, AUTUMN + 120]
+
+
+def test_a_time_with_an_offset_is_what_it_says_in_a_repeated_hour_too() -> None:
+    lines = [b'{"ts": "2026-10-25T02:30:00+02:00", "m": "a", "v": 1}', b'{"ts": "2026-10-25T02:10:00+02:00", "m": "a"}']
+    found = decoder().decode(lines).event_time // SECOND
+    assert found.tolist() == [AUTUMN - 1800, AUTUMN - 3000]

@@ -28,6 +28,7 @@ from edgectl_agent.config import Fields
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, texts, times
+from edgectl_agent.sources.repeated import RepeatedHours
 
 MAX_LINE_BYTES = 1 << 20
 _Number = float | None
@@ -124,6 +125,7 @@ class Decoder(ABC):
         self._nothing = Records((), no_times, np.empty((0, self._width)), no_times, {}, no_texts)
         self._names = _StreamNames()
         self._zone = UTC if mapping.zone == "UTC" else ZoneInfo(mapping.zone)
+        self._repeated = None if self._zone is UTC else RepeatedHours(self._zone)
 
     def decode(self, lines: Sequence[bytes]) -> Records:
         """Read complete lines, each at most `MAX_LINE_BYTES` long, with or without a trailing CR. Never raises."""
@@ -139,6 +141,8 @@ class Decoder(ABC):
             values[:, c] = self._numbers(cells, why)
         found = tuple(texts(cells, why) for cells in columns.values[self._width :])
         streams = self._streams(columns.stream, n, why)
+        if self._repeated is not None:
+            event_time = self._repeated.settle(streams, columns.time, event_time)
         line = np.asarray(columns.line, np.int64)
         if why:
             rejected.update(why.values())

@@ -1,0 +1,85 @@
+"""Local times of an hour that daylight saving repeats → the pass that they belong to.
+
+Text without an offset says the same for both passes. A stream is in the first until its local time goes back by more
+than five minutes, which no ordinary disorder does; so does training. What a stream did is not in a source's position:
+after a restart within the second pass its readings count as the first's, hence as late, until the hour is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+
+import numpy as np
+
+from edgectl_agent.core.batch import Int64
+from edgectl_agent.core.units import DAY_NS, SECOND_NS
+
+_QUARTER_NS = 900 * SECOND_NS
+"""No zone changes its clocks but at a quarter of an hour."""
+_BACK_NS = 300 * SECOND_NS
+_MAX_KEPT = 50_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class RepeatedHours:
+    """The passes that streams are in; does nothing but look up a table outside of such hours."""
+
+    def __init__(self, zone: tzinfo) -> None:
+        self._zone = zone
+        self._shift: dict[int, int] = {}
+        """By quarter of an hour: how much later the second pass is, ns; 0 for all usual ones."""
+        self._seen: dict[str, tuple[int, bool]] = {}
+
+    def settle(self, streams: Sequence[str], cells: Sequence[object], first: Int64) -> Int64:
+        """Event times: those of the `first` pass, moved where a stream is in the second; shape (n,)."""
+        quarters, place = np.unique(first // _QUARTER_NS, return_inverse=True)
+        shift = np.array([self._shift_of(int(quarter)) for quarter in quarters], np.int64)[place]
+        rows = np.flatnonzero(shift)
+        if len(rows) == 0:
+            return first
+        found = first.copy()
+        for row in rows.tolist():
+            if _without_offset(cells[row]) and self._second(streams[row], int(first[row])):
+                found[row] += shift[row]
+        return found
+
+    def _second(self, stream: str, first_ns: int) -> bool:
+        newest, second = self._seen.get(stream, (first_ns, False))
+        if first_ns - newest > DAY_NS:
+            second = False  # another year's
+        if first_ns < newest - _BACK_NS and not second:
+            newest, second = first_ns, True
+        if len(self._seen) >= _MAX_KEPT and stream not in self._seen:
+            self._seen.clear()
+        self._seen[stream] = (max(newest, first_ns), second)
+        return second
+
+    def _shift_of(self, quarter: int) -> int:
+        known = self._shift.get(quarter)
+        if known is None:
+            if len(self._shift) >= _MAX_KEPT:
+                self._shift.clear()
+            known = self._shift[quarter] = _shift(quarter, self._zone)
+        return known
+
+
+def _shift(quarter: int, zone: tzinfo) -> int:
+    """How much later the local time of this quarter, in UTC, comes again; 0 if it does not."""
+    try:
+        local = (_EPOCH + timedelta(minutes=15 * quarter)).astimezone(zone)
+        early, late = (local.replace(fold=fold).utcoffset() for fold in (0, 1))
+    except OverflowError:
+        return 0
+    if local.fold or early is None or late is None or early <= late:
+        return 0
+    return (early - late) // timedelta(microseconds=1) * 1000
+
+
+def _without_offset(cell: object) -> bool:
+    if not isinstance(cell, str):
+        return False
+    try:
+        return datetime.fromisoformat(cell.strip()).tzinfo is None
+    except ValueError:
+        return False
