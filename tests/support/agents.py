@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -77,6 +77,7 @@ class AgentProcess:
         document = {"version": 1, "node": "n1", "data_dir": str(self.data_dir), "sources": sources, "models": models}
         self.config.write_text(yaml.safe_dump(document | more))
         self.process: subprocess.Popen[bytes] | None = None
+        self.stdin: IO[bytes] | int | None = subprocess.DEVNULL
 
     def __enter__(self) -> AgentProcess:
         self.start()
@@ -91,7 +92,7 @@ class AgentProcess:
         program = ["-c", code] if code else ["-m", "edgectl_agent"]
         command = [sys.executable, *program, "run", "--config", str(self.config)]
         with (self.folder / "stderr").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(command, stderr=log, stdin=self.stdin)
 
     def kill(self) -> None:
         """SIGKILL, if it runs."""

@@ -47,6 +47,12 @@ def _mqtt(config: Any, node: str, name: str) -> Source:
     return MqttSource(config, node, name)
 
 
+def _stdin(config: Any, node: str, name: str) -> Source:
+    from edgectl_agent.sources.stdin import StdinSource
+
+    return StdinSource(config)
+
+
 @contextmanager
 def _library(name: str, extra: str, module: str) -> Iterator[None]:
     """Around the import of a source that needs an optional library. Raises `ConfigError` where it is not installed."""
@@ -68,6 +74,7 @@ SOURCES: dict[str, Callable[[Any, str, str], Source]] = {
     "http": _http,
     "kafka": _kafka,
     "mqtt": _mqtt,
+    "stdin": _stdin,
 }
 
 

@@ -88,6 +88,12 @@ class LineReader:
         self._ready, self._ends, self._too_long = self._ready[limit:], self._ends[limit:], 0
         return taken
 
+    def next(self) -> Lines | None:
+        """All lines of the next block that has any, waiting for it as long as the file does; None at the end."""
+        while not self.ready and self._fill():
+            pass
+        return self.read(len(self._ready)) if self.ready else None
+
     @property
     def _waiting_bytes(self) -> int:
         return int(self._ends[-1] - self._ends[0]) if self._ready else 0

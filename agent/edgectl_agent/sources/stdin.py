@@ -1,0 +1,95 @@
+"""Reads standard input line by line, until it ends: ``journalctl -f -o json | edgectl-agent run --config agent.yaml``.
+
+A full queue lets the pipe fill, and so holds the writing program up. What was read and is not scored yet is gone with a
+kill.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from edgectl_agent.config import StdinConfig
+from edgectl_agent.core.units import size_bytes
+from edgectl_agent.logs import warn
+from edgectl_agent.sources.decode import CsvDecoder, Decoder, JsonDecoder
+from edgectl_agent.sources.intake import Intake
+from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
+from edgectl_agent.sources.lines import LineReader
+
+
+class _Pipe:
+    """A descriptor that can only be read on, as much as is there; a terminal's line, a pipe's content."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, size: int, /) -> bytes:
+        return os.read(self._descriptor, size)
+
+    def seek(self, offset: int, /) -> int:
+        return offset
+
+
+class StdinSource(Source):
+    """Position: none, because what was read is gone."""
+
+    replayable = False
+
+    def __init__(self, config: StdinConfig, clock: Callable[[], int] = time.time_ns, descriptor: int = 0) -> None:
+        self.live = config.live
+        self._config, self._clock, self._descriptor = config, clock, descriptor
+        self._intake: Intake[bytes] = Intake(size_bytes(config.buffer), lambda: self.on_arrival())
+        self._decoder: Decoder | None = JsonDecoder(config) if config.format == "jsonl" else None
+        self._nothing = JsonDecoder(config).decode(())
+        self._thread = threading.Thread(target=self._receive, name="stdin", daemon=True)
+        self._failure = ""
+
+    def open(self, position: Position | None) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def poll(self, limit: int, timeout_s: float) -> Chunk:
+        if self._failure:
+            raise SourceError(self._failure)
+        taken = self._intake.take(limit, timeout_s)
+        lines = taken.records
+        if lines and self._decoder is None:
+            header, *lines = lines
+            self._decoder = self._with_header(header)
+        found = self._decoder.decode(lines) if self._decoder else self._nothing
+        rejected = Counter(taken.rejected)
+        rejected.update(found.rejected)
+        return Chunk(
+            found.streams, found.event_time, found.values, {}, self._clock(), ended=taken.ended,
+            rejected=dict(+rejected), texts=found.texts,
+        )  # fmt: skip
+
+    def _with_header(self, header: bytes) -> Decoder:
+        try:
+            return CsvDecoder(self._config, header, "standard input")
+        except SourceError as e:
+            self._failure = str(e)  # it comes once
+            raise
+
+    @property
+    def pending(self) -> bool:
+        return self._intake.waiting
+
+    def seal(self) -> None:
+        self._intake.seal()
+
+    def _receive(self) -> None:
+        reader = LineReader(_Pipe(self._descriptor))
+        try:
+            while found := reader.next():
+                if not self._intake.put(found.lines, {"too-long": found.too_long} if found.too_long else None):
+                    return
+            self._intake.put(reader.last().lines)
+        except OSError as e:  # it was closed, or the terminal is gone
+            self._intake.offer((), {"unreadable": 1})
+            warn("stdin-failed", message=str(e))
+        self._intake.end()
