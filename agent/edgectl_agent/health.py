@@ -54,7 +54,7 @@ def judge(
         if model.streams_full:
             reasons["degraded"].append(
                 f"{model.recipe}: new streams are refused, {model.streams_full} is the limit and too few are idle "
-                f"({model.counters.get('over_limit', 0)} readings so far) → raise limits.streams"
+                f"({model.counters.get('over_limit', 0)} readings so far) → raise agent.streams in fleet.yaml"
             )
         if 2 * model.warming > model.streams or not model.streams:
             reasons["warming"].append(f"{model.recipe}: {model.warming} of {model.streams} streams warm up")

@@ -188,7 +188,9 @@ class AgentEntry(_Strict, frozen=True, kw_only=True):
     disk: str | None = None
     """For alerts that wait for the operator."""
     streams: Annotated[int, msgspec.Meta(gt=0)] | None = None
-    """Per model; readings of further ones are refused and counted."""
+    """Per model; beyond it new ones take the place of idle ones, or are refused and counted."""
+    idle: str | None = None
+    """How long in event time a stream brings nothing before it may give way to a new one; default 1h."""
     listen: Listen | None = None
     """Of the control API, on the node's loopback; port 0 takes a free one."""
     ingest: Address | None = None
@@ -357,6 +359,7 @@ class AgentSettings:
     cpu: str
     disk: str
     streams: int
+    idle: str = ""
     listen: str
     ingest: str = "127.0.0.1:8711"
     log: LogTo | None = None
@@ -364,7 +367,8 @@ class AgentSettings:
     @property
     def limits(self) -> Limits:
         """As agent.yaml has them."""
-        return Limits(memory=self.memory, cpu=self.cpu, outbox=self.disk, streams=self.streams)
+        idle = self.idle or msgspec.UNSET
+        return Limits(memory=self.memory, cpu=self.cpu, outbox=self.disk, streams=self.streams, idle=idle)
 
 
 @dataclass(frozen=True, kw_only=True)

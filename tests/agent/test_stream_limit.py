@@ -170,5 +170,5 @@ def test_a_node_that_refuses_streams_is_degraded_and_says_what_to_do() -> None:
     assert state == "degraded"
     assert reasons == (
         "press: new streams are refused, 1 is the limit and too few are idle (1 readings so far) "
-        "→ raise limits.streams",
+        "→ raise agent.streams in fleet.yaml",
     )

@@ -112,9 +112,10 @@ def test_what_the_agent_would_refuse_is_never_written(tmp_path: Path) -> None:
 
 
 def test_limits_log_and_port_are_what_fleet_yaml_says() -> None:
-    said = node("{name: a, agent: {memory: 300M, cpu: 15%, disk: 1M, streams: 7, listen: '127.0.0.1:8710', log: file}}")
+    agent = "{memory: 300M, cpu: 15%, disk: 1M, streams: 7, idle: 2h, listen: '127.0.0.1:8710', log: file}"
+    said = node(f"{{name: a, agent: {agent}}}")
     found = yaml.safe_load(render(said, {}, there(Layout())))
-    assert found["limits"] == {"memory": "300M", "cpu": "15%", "outbox": "1M", "streams": 7}
+    assert found["limits"] == {"memory": "300M", "cpu": "15%", "outbox": "1M", "streams": 7, "idle": "2h"}
     assert (found["log"], found["api"]) == ({"to": "file"}, {"listen": "127.0.0.1:8710"})
 
 
