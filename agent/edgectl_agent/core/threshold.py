@@ -159,22 +159,30 @@ class AdaptiveThreshold:
             score: shape (n,), finite.
         """
         self._reserve(int(stream.max(initial=-1)) + 1)
-        levels = Levels(np.empty_like(score), np.empty_like(score), np.empty((len(score), 4)))
         runs = Runs.of(stream)
         of_run = stream[runs.starts]
+        room = self._room(of_run)
+        if (runs.lengths <= room).all():
+            return self._learn(runs, of_run, event_time, score)
+        levels = Levels(np.empty_like(score), np.empty_like(score), np.empty((len(score), 4)))
         done = np.zeros(len(of_run), np.int64)
         while True:  # one turn per block of the longest run
             active = np.flatnonzero(done < runs.lengths)
             if len(active) == 0:
                 return levels
-            room = self._adaptation.block - self._state[of_run[active], self._SEEN].astype(np.int64)
-            take = np.minimum(room, runs.lengths[active] - done[active])
+            take = np.minimum(self._room(of_run[active]), runs.lengths[active] - done[active])
             rows = _spans(runs.starts[active] + done[active], take)
-            self._learn(stream[rows], event_time[rows], score[rows], levels, rows)
+            part = Runs(np.cumsum(take) - take, len(rows))
+            learnt = self._learn(part, of_run[active], event_time[rows], score[rows])
+            levels.warning[rows], levels.critical[rows], levels.tail[rows] = (
+                learnt.warning, learnt.critical, learnt.tail,
+            )  # fmt: skip
             done[active] += take
-            full = active[self._state[of_run[active], self._SEEN] >= self._adaptation.block]
-            for run in full:  # once per block and stream, in plain floats: vector logarithms may differ in the last bit
-                self._fold(int(of_run[run]), int(event_time[runs.starts[run] + done[run] - 1]))
+
+    def _room(self, stream: NDArray[np.int32]) -> Int64:
+        """How many scores are missing in each stream's block."""
+        room: Int64 = self._adaptation.block - self._state[stream, self._SEEN].astype(np.int64)
+        return room
 
     def push_one(self, stream: int, time_ns: int, score: float) -> Levels:
         """`push` of one score, in plain floats: equal to the last bit."""
@@ -222,20 +230,21 @@ class AdaptiveThreshold:
             self._state = np.concatenate([self._state, np.tile(self._fresh, (more, 1))])
             self._block_start = np.append(self._block_start, np.zeros(more, np.int64))
 
-    def _learn(self, stream: NDArray[np.int32], event_time: Int64, score: Float64, levels: Levels, rows: Int64) -> None:
-        """Add scores that all fall into their stream's unfinished block."""
-        state = self._state[stream]
-        warning, critical = state[:, self._WARNING], state[:, self._CRITICAL]
-        levels.warning[rows], levels.critical[rows], levels.tail[rows] = warning, critical, state[:, : self._WEIGHT]
-        first = np.append(True, stream[1:] != stream[:-1])
-        begins = first & (state[:, self._SEEN] == 0)
-        self._block_start[stream[begins]] = event_time[begins]
+    def _learn(self, runs: Runs, of_run: NDArray[np.int32], event_time: Int64, score: Float64) -> Levels:
+        """Add scores that all fall into their stream's unfinished block; begin another where it is full."""
+        state = self._state.take(of_run, axis=0)
+        warning, critical, base = (
+            state[:, column].take(runs.of_row) for column in (self._WARNING, self._CRITICAL, self._BASE)
+        )
+        levels = Levels(warning, critical, state[:, : self._WEIGHT].take(runs.of_row, axis=0))
+        begins = state[:, self._SEEN] == 0
+        self._block_start[of_run[begins]] = event_time[runs.starts[begins]]
         above = score >= warning
-        above_before = np.append(False, above[:-1])
-        above_before[first] = state[first, self._ABOVE] > 0
-        self._state[stream, self._ABOVE] = above  # the last of equal indices wins
+        above_before = np.empty_like(above)
+        above_before[1:] = above[:-1]
+        above_before[runs.starts] = state[:, self._ABOVE] > 0
         used = ~(above & above_before)
-        base, bound = state[:, self._BASE], np.maximum(critical, self._adaptation.highest * self._calibrated[0])
+        bound = np.maximum(critical, self._adaptation.highest * self._calibrated[0])
         clustered = np.maximum(np.minimum(score, bound) - base, 0.0)
         excess = np.maximum(np.minimum(score, critical) - base, 0.0) * used
         added = np.empty((self._SETTLING - self._USED, len(score)))
@@ -244,10 +253,14 @@ class AdaptiveThreshold:
             np.ones_like(score), clustered > 0, clustered, clustered * clustered, above,
         )  # fmt: skip
         # A scan adds one by one in order: equal bits for any batch boundaries.
-        runs = Runs.of(stream)
-        begun = state[runs.starts, self._USED : self._SETTLING].T
-        sums = runs.scan(np.add, added, begun).take(runs.ends, axis=-1)
-        self._state[stream[runs.starts], self._USED : self._SETTLING] = sums.T
+        sums = runs.scan(np.add, added, state[:, self._USED : self._SETTLING].T)
+        state[:, self._USED : self._SETTLING] = sums.take(runs.ends, axis=-1).T
+        state[:, self._ABOVE] = above[runs.ends]
+        self._state[of_run] = state
+        for run in np.flatnonzero(state[:, self._SEEN] >= self._adaptation.block):
+            # once per block and stream, in plain floats: vector logarithms may differ in the last bit
+            self._fold(int(of_run[run]), int(event_time[runs.ends[run]]))
+        return levels
 
     def _fold(self, stream: int, now: int) -> None:
         """End of a block: age the sums, add the block, move the base, set new thresholds."""

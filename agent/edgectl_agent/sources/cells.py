@@ -32,6 +32,7 @@ _FEW = 6
 """So many cells are converted sooner one by one."""
 _MAGNITUDES = np.array([1e11, 1e14, 1e17])
 """Below the first a number of this size means seconds, then milliseconds, microseconds, at last nanoseconds."""
+_FACTORS = np.array([10**9, 10**6, 10**3, 1])
 _LAST_NS = 9_200_000_000_000_000_000
 """Event times beyond ± this do not fit int64 nanoseconds (the year 2261)."""
 
@@ -109,7 +110,9 @@ def _as_floats(raw: Sequence[Time]) -> Float64 | None:
 def _epoch_ns(numbers: Float64, why: Reasons) -> Int64:
     """The numeric half of `event_time_ns` for an array; equal to it in every bit."""
     size = np.abs(numbers)
-    factor = np.array([10**9, 10**6, 10**3, 1])[np.searchsorted(_MAGNITUDES, size, "right")]
+    least, most = np.searchsorted(_MAGNITUDES, (size.min(initial=np.inf), size.max(initial=0.0)), "right")
+    place = least if least == most else np.searchsorted(_MAGNITUDES, size, "right")
+    factor = _FACTORS[place]
     whole = np.trunc(numbers)
     fits = np.abs(whole * factor) <= _LAST_NS
     part = np.where(fits, numbers - whole, 0.0)
