@@ -28,6 +28,8 @@ from edgectl_agent.core.bundle import AlertRule
 
 Phase = Literal["pending", "open"]
 Bool = NDArray[np.bool_]
+_FEW = 8
+"""So many readings of a stream are handled sooner one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,14 @@ class Change:
     track: Track
 
 
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """What one reading changed: opened or `risen`, else cleared."""
+
+    track: Track
+    risen: bool
+
+
 class AlertTracker:
     """State of all streams that are not quiet."""
 
@@ -77,6 +87,13 @@ class AlertTracker:
         self, stream: int, t: Int64, score: Float64, warning: Float64, critical: Float64, accepted_ns: int
     ) -> list[Change]:
         """Advance one stream by its scored readings, in event-time order; shapes (n,)."""
+        if len(t) <= _FEW:
+            rows = zip(t.tolist(), score.tolist(), warning.tolist(), critical.tolist(), strict=True)
+            return [
+                Change(row, not after.risen, after.track)
+                for row, one in enumerate(rows)
+                if (after := self._step(stream, *one, accepted_ns)) is not None
+            ]
         above = score >= warning
         track = self._tracks.get(stream)
         if track is None and not above.any():
@@ -105,6 +122,40 @@ class AlertTracker:
         """These streams are quiet, without a record."""
         for stream in streams:
             self._tracks.pop(stream, None)
+
+    def _step(
+        self, stream: int, t: int, score: float, warning: float, critical: float, accepted_ns: int
+    ) -> _Changed | None:
+        """`push` of one reading; what it changes, if that is to be recorded."""
+        above, track = score >= warning, self._tracks.get(stream)
+        if track is None:
+            if not above:
+                return None
+            track = Track("pending", t, t, score, False, accepted_ns, warning)
+        if track.phase == "pending":
+            return self._step_pending(stream, track, t, score, above, critical)
+        last = t if above else track.last_above_ns
+        risen = not track.critical and above and score >= critical
+        cleared = not above and t - last >= self._rule.clear_after_ns
+        peak = max(track.peak, score)
+        track = replace(track, last_above_ns=last, peak=peak, critical=track.critical or risen)
+        self._tracks[stream] = track
+        if cleared:
+            del self._tracks[stream]
+        return _Changed(track, risen) if risen or cleared else None
+
+    def _step_pending(
+        self, stream: int, track: Track, t: int, score: float, above: bool, critical: float
+    ) -> _Changed | None:
+        if not above:
+            self._tracks.pop(stream, None)
+            return None
+        held = t - track.onset_ns >= self._rule.hold_ns
+        track = replace(track, last_above_ns=t, peak=max(track.peak, score))
+        if held:
+            track = replace(track, phase="open", critical=score >= critical)
+        self._tracks[stream] = track
+        return _Changed(track, True) if held else None
 
     def snapshot(self) -> dict[str, Any]:
         names = [f.name for f in fields(Track)]
