@@ -81,6 +81,36 @@ def test_a_killed_and_restarted_agent_finds_the_alerts_of_an_uninterrupted_run(t
     assert len(found[1]) == len(found[0])
 
 
+def test_with_a_lateness_a_killed_agent_finds_in_disorder_what_another_finds_in_order(tmp_path: Path) -> None:
+    bundle = make_bundle(1)
+    features = msgspec.structs.replace(bundle.features, lateness_ns=20 * 10**9)
+    raw = encode(msgspec.structs.replace(bundle, features=features))
+    ordered, shuffled = tmp_path / "ordered.jsonl", tmp_path / "shuffled.jsonl"
+    write_plant(ordered, 5, 1500, 30)
+    lines = ordered.read_text().splitlines(keepends=True)
+    delay = np.random.default_rng(1).uniform(0, 20, len(lines))
+    shuffled.write_text("".join(lines[i] for i in np.argsort(np.arange(len(lines)) / 5 + delay)))
+    found = []
+    for path, speed in ((ordered, "max"), (shuffled, 700)):
+        sources = {"s": replay(path, speed=speed)}
+        every = {"every": "100ms"}
+        agent = AgentProcess(tmp_path / path.stem, sources=sources, models={"press": ["s"]}, snapshot=every)
+        with with_model(agent, raw):
+            if path == shuffled:
+                agent.wait(lambda: agent.status().outbox.head_seq > 5)  # noqa: B023 - called before the next round
+                assert agent.status().models[0].held > 0
+                agent.kill()
+                agent.start()
+                agent.wait(agent.answers)
+            agent.wait_for_end()
+            agent.wait(lambda: agent.status().models[0].held == 0)  # noqa: B023
+            assert "late" not in agent.status().models[0].counters
+            found.append(agent.alerts())
+    assert len(found[0]) > 20
+    assert outcome(found[0]) == outcome(found[1])
+    assert len(found[1]) == len(found[0])
+
+
 def test_a_waiting_consumer_is_woken_by_an_alert_and_not_by_the_end_of_its_wait(tmp_path: Path) -> None:
     agent, path = tailing(tmp_path)
     with with_model(agent):
