@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from edgectl_agent.core.batch import Batch, Int64, StreamTable
-from edgectl_agent.core.bundle import Channel, FeatureSpec, InstantFeatures, TimingFeatures, WindowFeatures
+from edgectl_agent.core.bundle import Channel, FeatureSpec, InstantFeatures, NewFeatures, TimingFeatures, WindowFeatures
 from edgectl_agent.core.detector import Detector
 from edgectl_agent.core.features import feature_names
 from edgectl_agent.core.messages import Alert
@@ -124,6 +124,22 @@ def test_training_sees_readings_in_the_order_of_the_node(batch: Batch, data: st.
     for ordered, place in seen:
         np.testing.assert_array_equal(ordered.values, batch.values[place])
         np.testing.assert_array_equal(ordered.event_time, batch.event_time[place])
+
+
+def test_categories_wait_with_their_readings_and_order_those_of_equal_time() -> None:
+    spec = msgspec.structs.replace(SPEC, features=(*SPEC.features, NewFeatures(categories=("land",), memory_ns=SECOND)))
+    orders = []
+    for codes in ([5, 7, -1], [-1, 7, 5]):
+        buffer = Reorder(spec)
+        same = np.zeros(3, np.int32), np.zeros(3, np.int64), np.zeros((3, 2))
+        buffer.push(Batch(*same, np.array(codes, np.int32)[:, None]), np.arange(3))
+        buffer.push(Batch(*same), np.arange(3, 6))
+        again = Reorder(spec)
+        again.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(buffer.snapshot())))
+        found = again.flush().batch.codes
+        assert found is not None
+        orders.append(found[:, 0].tolist())
+    assert orders[0] == orders[1] == [-1, -1, -1, -1, 5, 7]
 
 
 # ── each kind of reading ────────────────────────────────────────────────────────────────────────────────────────────

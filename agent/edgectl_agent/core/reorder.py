@@ -19,9 +19,10 @@ source that falls silent waits for its next reading, or for its end (`Reorder.fl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +59,49 @@ class Released:
     early: int = 0
 
 
+class _Held(NamedTuple):
+    """Readings that wait, in any order."""
+
+    batch: Batch
+    turn: Int64
+    serial: Int64
+
+    def take(self, rows: Int64 | Bool) -> _Held:
+        return _Held(self.batch.take(rows), self.turn[rows], self.serial[rows])
+
+    def order(self, by_stream: bool) -> Int64:
+        """How to sort them: by (stream,) event time, turn, and content where these are equal."""
+        stream, time = self.batch.stream.astype(np.int64), self.batch.event_time
+        keys = (self.turn, time, stream) if by_stream else (self.turn, stream, time)
+        order = np.lexsort(keys)
+        tied = np.ones(max(len(order) - 1, 0), bool)
+        for key in keys:
+            sorted_key = key[order]
+            tied &= sorted_key[1:] == sorted_key[:-1]
+        if not tied.any():
+            return order
+        codes = () if self.batch.codes is None else self.batch.codes.T
+        content = [self.serial, *self.batch.values.view(np.int64).T, *codes]
+        return np.lexsort((*content, *keys))
+
+
+def _joined(parts: Sequence[_Held]) -> _Held:
+    batches = [part.batch for part in parts]
+    batch = Batch(
+        np.concatenate([b.stream for b in batches]),
+        np.concatenate([b.event_time for b in batches]),
+        np.concatenate([b.values for b in batches]),
+        np.concatenate([b.codes for b in batches if b.codes is not None]),
+    )
+    return _Held(batch, np.concatenate([p.turn for p in parts]), np.concatenate([p.serial for p in parts]))
+
+
 class Reorder:
-    """The held readings of all streams under one `FeatureSpec`."""
+    """The held readings of all streams under one `FeatureSpec`.
+
+    A reading can only be complete once the newest of all readings is more than the lateness past it. So readings wait
+    in the pieces that they came in, by their earliest time, and only the pieces that are so far are looked at.
+    """
 
     def __init__(self, spec: FeatureSpec, max_held: int = MAX_HELD) -> None:
         self._lateness, self._max_held = spec.lateness, max_held
@@ -69,17 +111,17 @@ class Reorder:
             turn=((), np.int64, 0),  # how often the stream had been idle: separates equal times that were released
         )
         self._newest = _NEVER
-        channels, categories = len(spec.channels), len(spec.categories)
-        self._held = Batch(
-            np.empty(0, np.int32), np.empty(0, np.int64), np.empty((0, channels)), np.empty((0, categories), np.int32)
-        )
-        self._turn: Int64 = np.empty(0, np.int64)
-        self._serial: Int64 = np.empty(0, np.int64)
-
-    @property
-    def held(self) -> int:
+        self._categories = len(spec.categories)
+        none = np.empty(0, np.int64)
+        values, codes = np.empty((0, len(spec.channels))), np.empty((0, self._categories), np.int32)
+        self._none = _Held(Batch(none.astype(np.int32), none, values, codes), none, none)
+        self._due = self._none
+        """Readings of pieces that are far enough."""
+        self._pieces: list[tuple[int, int, _Held]] = []
+        """The others, a heap by (earliest time, number)."""
+        self._pushes = 0
+        self.held = 0
         """How many readings wait."""
-        return len(self._held)
 
     @property
     def newest_ns(self) -> Int64:
@@ -99,46 +141,53 @@ class Reorder:
             self._newest = min(self._newest, horizon_ns)
         rows = np.flatnonzero(~future)
         late, turn = self._late(batch.stream[rows], batch.event_time[rows])
-        self._hold(batch.take(rows[~late]), turn[~late], serial[rows[~late]])
-        newest = self._stream["newest"][self._held.stream]
-        idle = newest < self._newest - self._lateness
-        ready = idle | (self._held.event_time < newest - self._lateness)
-        early = self._overflow(ready)
+        kept = rows[~late]
+        fresh = Batch(batch.stream[kept], batch.event_time[kept], batch.values[kept], self._codes(batch)[kept])
+        self._hold(_Held(fresh, turn[~late], serial[kept]))
+        newest, time = self._stream["newest"][self._due.batch.stream], self._due.batch.event_time
+        ready = (newest < self._newest - self._lateness) | (time < newest - self._lateness)
+        early = 0
+        if self.held - np.count_nonzero(ready) > self._max_held:
+            ready, early = self._overflow(ready)
         return self._release(ready, int(late.sum()), int(future.sum()), early)
 
     def flush(self) -> Released:
         """Give out everything: the sources have ended, or another model takes over."""
         self._stream["floor"][:] = np.maximum(self._stream["floor"], self._stream["newest"])
+        self._gather()
         return self._release(np.ones(self.held, bool))
 
     def forget(self, streams: NDArray[Any]) -> int:
         """From now on these stream indices have never been seen. Returns how many of their readings were held."""
         self._stream.forget(streams)
-        gone = np.isin(self._held.stream, streams)
+        self._gather()
+        gone = np.isin(self._due.batch.stream, streams)
         self._keep(~gone)
         return int(gone.sum())
 
     def snapshot(self) -> dict[str, Any]:
         """All state, of plain values; `restore` continues to the same bits."""
-        held = self._held
+        self._gather()
+        batch = self._due.batch
         return {
             "streams": self._stream.snapshot(),
             "newest": self._newest,
-            "stream": pack_array(held.stream),
-            "time": pack_array(held.event_time),
-            "values": pack_array(held.values),
-            "codes": pack_array(_codes(held, 0)),
-            "turn": pack_array(self._turn),
-            "serial": pack_array(self._serial),
+            "stream": pack_array(batch.stream),
+            "time": pack_array(batch.event_time),
+            "values": pack_array(batch.values),
+            "codes": pack_array(self._codes(batch)),
+            "turn": pack_array(self._due.turn),
+            "serial": pack_array(self._due.serial),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `snapshot` was taken, under the same spec."""
         self._stream.restore(state["streams"])
         self._newest = state["newest"]
-        names = ("stream", "time", "values", "codes")
-        self._held = Batch(*(unpack_array(state[name]) for name in names))
-        self._turn, self._serial = unpack_array(state["turn"]), unpack_array(state["serial"])
+        stream, time, values, codes = (unpack_array(state[name]) for name in ("stream", "time", "values", "codes"))
+        self._due, self._pieces, self.held = self._none, [], 0
+        batch = Batch(stream, time, values, codes)
+        self._hold(_Held(batch, unpack_array(state["turn"]), unpack_array(state["serial"])))
 
     def _late(self, stream: Int32, time: Int64) -> tuple[Bool, Int64]:
         """Which readings are too late, and how often their stream had been idle before each; moves the watermarks.
@@ -165,51 +214,59 @@ class Reorder:
         late[order], of_row[order] = t < floors, turns
         return late, of_row
 
-    def _hold(self, batch: Batch, turn: Int64, serial: Int64) -> None:
-        held, width = self._held, _codes(self._held, 0).shape[1]
-        self._held = Batch(
-            np.concatenate([held.stream, batch.stream]),
-            np.concatenate([held.event_time, batch.event_time]),
-            np.concatenate([held.values, batch.values]),
-            np.concatenate([_codes(held, width), _codes(batch, width)]),
-        )
-        self._turn, self._serial = np.concatenate([self._turn, turn]), np.concatenate([self._serial, serial])
+    def _hold(self, fresh: _Held) -> None:
+        """Add readings, and look at the pieces that may now hold complete ones."""
+        self.held += len(fresh.serial)
+        far = self._newest - self._lateness
+        due = [self._due]
+        if len(fresh.serial):
+            earliest = int(fresh.batch.event_time.min())
+            if earliest >= far:
+                heappush(self._pieces, (earliest, self._pushes, fresh))
+                self._pushes += 1
+            else:
+                due.append(fresh)
+        while self._pieces and self._pieces[0][0] < far:
+            due.append(heappop(self._pieces)[2])
+        if len(due) > 1:
+            self._due = _joined(due)
 
-    def _overflow(self, ready: Bool) -> int:
-        """Adds the oldest readings to `ready` until the rest fits; their streams take nothing earlier from now on."""
+    def _codes(self, batch: Batch) -> Int32:
+        if batch.codes is None:
+            return np.full((len(batch), self._categories), MISSING, np.int32)
+        return batch.codes
+
+    def _gather(self) -> None:
+        """Put all pieces together."""
+        if self._pieces:
+            self._due = _joined([self._due, *(piece for _, _, piece in self._pieces)])
+            self._pieces = []
+
+    def _overflow(self, ready: Bool) -> tuple[Bool, int]:
+        """Adds the oldest readings to `ready`, of all that are held, until the rest fits; returns how many. Their
+        streams take nothing earlier from now on."""
+        were_due = len(ready)
+        self._gather()
+        ready = np.append(ready, np.zeros(self.held - were_due, bool))
         rest = np.flatnonzero(~ready)
         excess = len(rest) - self._max_held
-        if excess <= 0:
-            return 0
-        oldest = rest[self._order(rest, by_stream=False)[:excess]]
+        oldest = rest[self._due.take(rest).order(by_stream=False)[:excess]]
         ready[oldest] = True
-        np.maximum.at(self._stream["floor"], self._held.stream[oldest], self._held.event_time[oldest])
-        return excess
+        batch = self._due.batch
+        np.maximum.at(self._stream["floor"], batch.stream[oldest], batch.event_time[oldest])
+        return ready, excess
 
     def _release(self, ready: Bool, late: int = 0, future: int = 0, early: int = 0) -> Released:
-        rows = np.flatnonzero(ready)
-        rows = rows[self._order(rows, by_stream=True)]
-        released = Released(self._held.take(rows), self._serial[rows], late, future, early)
-        if len(rows):
+        out = self._due.take(np.flatnonzero(ready))
+        out = out.take(out.order(by_stream=True))
+        if len(out.serial):
             self._keep(~ready)
-        return released
+        return Released(out.batch, out.serial, late, future, early)
 
     def _keep(self, rows: Bool) -> None:
-        self._held = self._held.take(rows)
-        self._turn, self._serial = self._turn[rows], self._serial[rows]
-
-    def _order(self, rows: Int64, by_stream: bool) -> Int64:
-        """How to sort these held readings: by (stream,) event time, turn, and content where these are equal."""
-        stream, time, turn = self._held.stream[rows], self._held.event_time[rows], self._turn[rows]
-        keys = (turn, time, stream) if by_stream else (turn, stream, time)
-        order = np.lexsort(keys)
-        tied = np.ones(max(len(rows) - 1, 0), bool)
-        for key in keys:
-            tied &= key[order][1:] == key[order][:-1]
-        if not tied.any():
-            return order
-        content = [*self._held.values[rows].view(np.int64).T, *_codes(self._held, 0)[rows].T]
-        return np.lexsort((*content, *keys))
+        before = len(self._due.serial)
+        self._due = self._due.take(rows)
+        self.held -= before - len(self._due.serial)
 
 
 def arranged(spec: FeatureSpec, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Int64]]:
@@ -227,7 +284,3 @@ def arranged(spec: FeatureSpec, batches: Iterable[Batch]) -> Iterator[tuple[Batc
         yield released.batch, released.serial
     last = buffer.flush()
     yield last.batch, last.serial
-
-
-def _codes(batch: Batch, width: int) -> Int32:
-    return np.full((len(batch), width), MISSING, np.int32) if batch.codes is None else batch.codes
