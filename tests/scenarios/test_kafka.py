@@ -6,9 +6,7 @@ the broker is killed in it (`make soak`: 200,000 and 2).
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import threading
 import time
 from collections import Counter
@@ -23,19 +21,16 @@ from edgectl_agent.core.messages import Alert
 from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.sources.interface import Chunk, Position, SourceError
 
-from edgectl.store.store import Store
 from tests.support.agents import START_S, AgentProcess, outcome, stage
 from tests.support.bundles import make_bundle, make_release
 from tests.support.kafka import PASSWORD, USER, Broker
+from tests.support.spikes import BEGIN, SECOND, STREAMS, Fault, alerts_per_fault, plant
 from tests.support.tls import Fleet
 
 pytestmark = pytest.mark.needs("a Kafka broker")
 
 READINGS = int(os.environ.get("EDGECTL_KAFKA_READINGS", "10000"))
 KILLS = int(os.environ.get("EDGECTL_KAFKA_KILLS", "1"))
-STREAMS = 8
-SECOND = 10**9
-BEGIN = 1_700_000_000
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +80,10 @@ def node(folder: Path, broker: Broker, topic: str, name: str = "n1", **more: Any
     return agent
 
 
-def plant(seconds: int, spikes: int, first: int = 0) -> tuple[list[tuple[bytes, bytes]], set[tuple[str, int]]]:
-    """Messages (key, value), one a second and stream, in event time; and the (stream, onset) of every spike."""
-    rng = random.Random(seconds + first)
-    free = [(s, at) for s in range(STREAMS) for at in range(first + 100, first + seconds - 10, 60)]
-    faults = set(rng.sample(free, spikes))
-    high = {(stream, at + second) for stream, at in faults for second in range(4)}
-    messages = []
-    for t in range(first, first + seconds):
-        for stream in range(STREAMS):
-            value = rng.gauss(0, 1) + (30 if (stream, t) in high else 0)
-            messages.append((f"m{stream}".encode(), json.dumps({"ts": BEGIN + t, "v": value}).encode()))
-    return messages, {(f"m{stream}", (BEGIN + at) * SECOND) for stream, at in faults}
+def keyed(seconds: int, spikes: int, first: int = 0) -> tuple[list[tuple[bytes, bytes]], set[Fault]]:
+    """A plant's readings as messages (key, value), and its spikes."""
+    readings, faults = plant(seconds, spikes, first)
+    return [(stream.encode(), body) for stream, body in readings], faults
 
 
 def accepted(agent: AgentProcess) -> int:
@@ -115,17 +102,9 @@ def outage(agent: AgentProcess) -> str:
     return report.sources[0].detail if report.state == "degraded" else ""
 
 
-def alerts_per_fault(folder: Path, *found: list[Alert]) -> Counter[tuple[str, int]]:
-    """How many alerts the fleet's store holds for each (stream, onset) after collecting all of `found`."""
-    with Store("sqlite:///state.db", folder) as store:
-        for records in found:
-            store.alerts.save(records, (), 1)
-        return Counter((row.alert.stream, row.alert.onset_ns) for row in store.alerts.find())
-
-
 def test_killed_agents_and_a_killed_broker_lose_and_double_no_alert(tmp_path: Path, broker: Broker) -> None:
     seconds = READINGS // STREAMS
-    messages, faults = plant(seconds, spikes=max(20, seconds // 60))
+    messages, faults = keyed(seconds, spikes=max(20, seconds // 60))
     broker.topic("kills", partitions=2)
     part = -(-len(messages) // (2 * KILLS))
     agent, found, kills = node(tmp_path / "n1", broker, "kills"), list[Alert](), 0
@@ -157,7 +136,7 @@ def test_killed_agents_and_a_killed_broker_lose_and_double_no_alert(tmp_path: Pa
 
 
 def test_an_agent_killed_while_it_reads_ends_with_the_same_features_and_alerts(tmp_path: Path, broker: Broker) -> None:
-    messages, _ = plant(1200, spikes=40)
+    messages, _ = keyed(1200, spikes=40)
     broker.topic("same")
     broker.send("same", messages)
     last = len(messages) // STREAMS - 1
@@ -186,10 +165,10 @@ def test_an_agent_killed_while_it_reads_ends_with_the_same_features_and_alerts(t
 def flow(broker: Broker, topic: str, first: int, enough: threading.Event, ended: list[int]) -> None:
     """Readings without faults from second `first` on, ten seconds at a time until `enough`, and then 200 more."""
     while not enough.is_set():
-        broker.send(topic, plant(10, spikes=0, first=first)[0])
+        broker.send(topic, keyed(10, spikes=0, first=first)[0])
         first += 10
         time.sleep(0.02)
-    broker.send(topic, plant(200, spikes=0, first=first)[0])
+    broker.send(topic, keyed(200, spikes=0, first=first)[0])
     ended.append(first + 200)
 
 
@@ -198,7 +177,7 @@ def test_two_nodes_of_one_group_hand_a_partition_over_and_back_without_a_double_
 ) -> None:
     broker.topic("shared", partitions=2)
     first, second = node(tmp_path / "n1", broker, "shared", "n1"), node(tmp_path / "n2", broker, "shared", "n2")
-    alone, alone_faults = plant(500, spikes=20)
+    alone, alone_faults = keyed(500, spikes=20)
     joined, ended = threading.Event(), list[int]()
     with first:
         broker.send("shared", alone)
@@ -209,7 +188,7 @@ def test_two_nodes_of_one_group_hand_a_partition_over_and_back_without_a_double_
             second.wait(lambda: accepted(second) > 0)
             joined.set()
             flowing.join()
-            both, both_faults = plant(500, spikes=20, first=ended[0])
+            both, both_faults = keyed(500, spikes=20, first=ended[0])
             broker.send("shared", both)
             end = (ended[0] + 500) * STREAMS
             first.wait(lambda: accepted(first) + accepted(second) >= end)
@@ -217,7 +196,7 @@ def test_two_nodes_of_one_group_hand_a_partition_over_and_back_without_a_double_
             theirs = second.alerts()
             assert second.terminate() == 0
             assert 0 < len({alert.id for alert in theirs}) < 20
-        again, again_faults = plant(500, spikes=20, first=ended[0] + 500)
+        again, again_faults = keyed(500, spikes=20, first=ended[0] + 500)
         broker.send("shared", again)
         end += len(again)
         first.wait(lambda: sum(broker.committed("g-shared", "shared").values()) == end)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import random
 import subprocess
 import threading
 import time
@@ -20,14 +19,14 @@ from typing import Any
 import pytest
 from edgectl_agent.config import ClientTls, MqttConfig
 from edgectl_agent.core.bundle import encode
-from edgectl_agent.core.messages import Alert, SourceStatus
+from edgectl_agent.core.messages import SourceStatus
 from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.sources.interface import Chunk, Position
 
-from edgectl.store.store import Store
 from tests.support.agents import START_S, AgentProcess, outcome, stage
 from tests.support.bundles import make_bundle, make_release
 from tests.support.mosquitto import Broker, Device
+from tests.support.spikes import BEGIN, SECOND, STREAMS, Fault, alerts_per_fault, plant, record
 from tests.support.tls import Fleet
 
 pytestmark = pytest.mark.needs("mosquitto")
@@ -35,9 +34,6 @@ pytestmark = pytest.mark.needs("mosquitto")
 READINGS = int(os.environ.get("EDGECTL_MQTT_READINGS", "8000"))
 PATIENCE_S = START_S + READINGS / 500
 KILLS = 2
-STREAMS = 8
-SECOND = 10**9
-BEGIN = 1_700_000_000
 Message = tuple[str, bytes]
 
 
@@ -104,10 +100,6 @@ class Reader:
         while not done():
             assert time.monotonic() < deadline, (len(self.values), self.rejected, self.source.trouble)
             self.poll()
-
-
-def record(value: float, at: float = BEGIN) -> bytes:
-    return json.dumps({"ts": at, "v": value}).encode()
 
 
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
@@ -300,18 +292,10 @@ def node(folder: Path, broker: Broker, topic: str, **more: Any) -> AgentProcess:
     return agent
 
 
-def plant(topic: str, seconds: int, spikes: int) -> tuple[list[Message], set[tuple[str, int]]]:
-    """Messages, one a second and stream, in event time; and the (stream, onset) of every spike."""
-    rng = random.Random(seconds)
-    free = [(s, at) for s in range(STREAMS) for at in range(100, seconds - 10, 60)]
-    faults = set(rng.sample(free, spikes))
-    high = {(stream, at + second) for stream, at in faults for second in range(4)}
-    messages = [
-        (f"{topic}/m{stream}", record(rng.gauss(0, 1) + (30 if (stream, t) in high else 0), BEGIN + t))
-        for t in range(seconds)
-        for stream in range(STREAMS)
-    ]
-    return messages, {(f"m{stream}", (BEGIN + at) * SECOND) for stream, at in faults}
+def messages_of(topic: str, seconds: int, spikes: int) -> tuple[list[Message], set[Fault]]:
+    """A plant's readings under `topic`/STREAM, and its spikes."""
+    readings, faults = plant(seconds, spikes)
+    return [(f"{topic}/{stream}", body) for stream, body in readings], faults
 
 
 def source(agent: AgentProcess) -> SourceStatus:
@@ -323,16 +307,9 @@ def newest_s(agent: AgentProcess) -> int:
     return source(agent).newest_event_ns // SECOND - BEGIN
 
 
-def alerts_per_fault(folder: Path, found: list[Alert]) -> Counter[tuple[str, int]]:
-    """How many alerts the fleet's store holds for each (stream, onset) after collecting `found`."""
-    with Store("sqlite:///state.db", folder) as store:
-        store.alerts.save(found, (), 1)
-        return Counter((row.alert.stream, row.alert.onset_ns) for row in store.alerts.find())
-
-
 def test_killed_agents_and_killed_brokers_lose_and_double_no_alert(tmp_path: Path) -> None:
     seconds = READINGS // STREAMS
-    messages, faults = plant("kills", seconds, spikes=max(20, seconds // 60))
+    messages, faults = messages_of("kills", seconds, spikes=max(20, seconds // 60))
     part = -(-len(messages) // (2 * KILLS))
     broker = Broker(tmp_path / "broker", durable=True)
     agent = node(tmp_path / "n1", broker, "kills")
@@ -363,7 +340,7 @@ def test_killed_agents_and_killed_brokers_lose_and_double_no_alert(tmp_path: Pat
 
 
 def test_an_agent_killed_while_it_reads_ends_with_the_same_features_and_alerts(tmp_path: Path, broker: Broker) -> None:
-    messages, _ = plant("same", 300, spikes=20)
+    messages, _ = messages_of("same", 300, spikes=20)
     names = ("whole", "killed")
     for name in names:  # the session begins before the messages
         with Reader(broker.url, "same/+", client_id=name, protocol="3.1.1").subscribed():
