@@ -9,16 +9,26 @@ import msgspec
 import numpy as np
 import pytest
 from edgectl_agent.core.batch import Batch, Int64, StreamTable
-from edgectl_agent.core.bundle import Channel, FeatureSpec, InstantFeatures, NewFeatures, TimingFeatures, WindowFeatures
+from edgectl_agent.core.bundle import (
+    Channel,
+    FeatureSpec,
+    InstantFeatures,
+    NewFeatures,
+    TimingFeatures,
+    WindowFeatures,
+    encode,
+)
 from edgectl_agent.core.detector import Detector
 from edgectl_agent.core.features import feature_names
 from edgectl_agent.core.messages import Alert
 from edgectl_agent.core.reorder import Released, Reorder, arranged
+from edgectl_agent.engine import Engine, Trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.agent.streams import SECOND, batches, cuts
 from tests.agent.test_detector import BUNDLE, squares
+from tests.support.bundles import make_bundle
 
 EXAMPLES = int(os.environ.get("EDGECTL_LAW_EXAMPLES", "30"))
 """10,000 under ``make soak``."""
@@ -140,6 +150,19 @@ def test_categories_wait_with_their_readings_and_order_those_of_equal_time() -> 
         assert found is not None
         orders.append(found[:, 0].tolist())
     assert orders[0] == orders[1] == [-1, -1, -1, -1, 5, 7]
+
+
+def test_a_model_on_trial_scores_at_once_what_the_running_one_holds() -> None:
+    bundle = make_bundle()
+    spec = msgspec.structs.replace(bundle.features, lateness_ns=3600 * SECOND, warm_up_ns=0)
+    raw = encode(msgspec.structs.replace(bundle, features=spec))
+    running, candidate = (Engine.load(raw, "1", "n", StreamTable(["m"]), 9, lambda seconds: None) for _ in range(2))
+    trial = Trial(candidate, running)
+    batch = Batch(np.zeros(3, np.int32), np.arange(3) * SECOND, np.zeros((3, 1)))
+    trial.observe(batch, 0, 0, None)
+    running.process(batch, 0, 0, None)
+    assert (trial.scored, trial.failure) == (True, "")
+    assert (running.detector.held, running.detector.inferences) == (3, 0)
 
 
 # ── each kind of reading ────────────────────────────────────────────────────────────────────────────────────────────
