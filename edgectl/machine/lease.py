@@ -28,9 +28,18 @@ from edgectl.workspace import operator
 LEASE_S = 900
 """Longer than the longest step (installing packages on a slow node)."""
 
-_TAKE = """\
+_GUARD = """\
 umask 077
-exec 9> "$1.guard" && flock 9 || exit 70
+while :; do
+    exec 9> "$1.guard" && flock 9 || exit 70
+    [ "$(stat -L -c %i /proc/self/fd/9)" != "$(stat -c %i "$1.guard" 2> /dev/null)" ] || break
+done
+"""
+"""FILE: one script at a time goes on. Who waited for a guard that was deleted meanwhile has locked nothing: again."""
+
+_TAKE = (
+    _GUARD
+    + """\
 now=$(cut -d. -f1 /proc/uptime)
 if [ -s "$1" ]; then
     { read -r until && read -r token && read -r note; } < "$1"
@@ -38,13 +47,16 @@ if [ -s "$1" ]; then
 fi
 printf '%s\\n%s\\n%s\\n' "$((now + $4))" "$2" "$3" > "$1.part" && mv -f "$1.part" "$1"
 """
+)
 """FILE TOKEN NOTE SECONDS DEAD: a lease under the token DEAD is as good as ended."""
 
-_DROP = """\
-exec 9> "$1.guard" && flock 9
+_DROP = (
+    _GUARD
+    + """\
 [ "$(sed -n 2p "$1" 2> /dev/null)" = "$2" ] && rm -f "$1" "$1.part"
 rm -f "$1.guard"
 """
+)
 
 
 def file(layout: Layout) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,6 +17,7 @@ from edgectl.core.errors import LockHeld
 from edgectl.machine import lease
 from edgectl.machine.layout import Layout
 from edgectl.workspace import operator
+from tests.scenarios.fleets import until
 from tests.support.this_host import ThisHost
 
 HOST = ThisHost()
@@ -44,6 +48,16 @@ def leave(layout: Layout, who: str) -> None:
     lease._take(HOST, layout, who, note, dead="")
 
 
+def opened() -> list[str]:
+    """What the scripts that this process runs have open."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        for link in Path(f"/proc/{process.pid}/fd").glob("*"):
+            with suppress(OSError):
+                found.append(os.readlink(link))
+    return found
+
+
 def traces(layout: Layout) -> list[str]:
     path = Path(lease.file(layout))
     return [found.name for found in path.parent.glob(f"{path.name}*")]
@@ -69,6 +83,25 @@ def test_what_a_process_of_this_machine_left_when_it_died_is_taken_over(
     with lease.held(HOST, layout, "nodes bootstrap press-01", ""):
         pass
     assert traces(layout) == []
+
+
+def test_who_waits_while_another_gives_the_machine_back_does_not_share_it_with_a_third(
+    layout: Layout, other: subprocess.Popen[bytes]
+) -> None:
+    guard = Path(f"{lease.file(layout)}.guard")
+    with guard.open("w") as held, ThreadPoolExecutor() as threads:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threads.submit(lease._take, HOST, layout, token(other), "{}", "")
+        until(lambda: str(guard) in opened())
+        guard.unlink()  # as who gives a machine back does
+        with guard.open("w") as third:
+            fcntl.flock(third, fcntl.LOCK_EX)
+            fcntl.flock(held, fcntl.LOCK_UN)
+            until(lambda: f"{guard} (deleted)" not in opened() and str(guard) in opened())
+            assert not Path(lease.file(layout)).exists(), "the third is at it"
+        waiting.result(60)
+    assert Path(lease.file(layout)).exists()
+    guard.unlink()
 
 
 def test_a_rerun_that_finds_the_work_done_gives_back_what_a_dead_process_left_and_nothing_else(
