@@ -77,8 +77,7 @@ def add(
         starts = node.via in HERE and not no_start
         if starts:
             reach(node).start()
-    further = " and runs" if starts else "" if node.via != "ssh" else f"; next: edgectl nodes bootstrap {name}"
-    note(f"{name} is in the fleet{further}")
+    note(f"{name} is in the fleet{' and runs' if starts else ''}")
     if node.via == "ssh":
         note(f"next: edgectl nodes pin {name}, then edgectl nodes bootstrap {name}")
 
