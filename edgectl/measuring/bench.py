@@ -2,7 +2,8 @@
 limit: msgspec decodes the same lines and ONNX Runtime scores rows in full batches, and nothing else is done.
 
 The node's own code runs: decoder, windows, model, thresholds. One thread, no files, no network; the warm-up of the
-recipe is left out so that each reading is scored.
+recipe is left out so that each reading is scored, and no score is high enough for an alert, which is how nodes spend
+their time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from edgectl_agent.sources.interface import Chunk
 from edgectl.measuring import load
 
 _WARM_UP_ROUNDS = 12
+_UNREACHED = 1e12
+"""A base level of thresholds that no score exceeds."""
 _LEAST = 3
 _LONE = 400
 Tick = Callable[[float], None]
@@ -63,7 +66,8 @@ def measure(raw: bytes, streams: int, for_s: float, tick: Tick) -> Speed:
     """
     bundle = bundles.decode(raw)
     spec = msgspec.structs.replace(bundle.features, warm_up_ns=0, gap_after_ns=0)
-    raw_open = bundles.encode(msgspec.structs.replace(bundle, features=spec))
+    tail = msgspec.structs.replace(bundle.tail, base=_UNREACHED)
+    raw_open = bundles.encode(msgspec.structs.replace(bundle, features=spec, tail=tail))
     engine = Engine.load(raw_open, "0.0.0", "bench", StreamTable(), streams, lambda _: None)
     runner = _Runner(engine, bundle)
     lines = itertools.chain.from_iterable(load.rounds(bundle, streams))

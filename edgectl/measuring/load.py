@@ -1,4 +1,4 @@
-"""Readings that a bundle's model finds usual, as JSON lines: what `edgectl bench` feeds it with."""
+"""Readings in the usual range of a bundle's channels, as JSON lines: what `edgectl bench` feeds it with."""
 
 from __future__ import annotations
 
