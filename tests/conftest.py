@@ -43,6 +43,7 @@ MISSING: dict[str, Callable[[], str | None]] = {
     "dash": lambda: None if shutil.which("dash") else "needs dash",
     "index": functools.cache(lambda: None if _index_answers() else "needs a package index that pip reaches"),
     "lab": lab.missing,
+    "logger": lambda: None if shutil.which("logger") else "needs logger of bsdutils",
     "logrotate": lambda: None if shutil.which("logrotate", path="/usr/sbin:/usr/bin:/sbin") else "needs logrotate",
     "mosquitto": mosquitto.missing,
     "postgresql": postgresql.missing,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -30,7 +30,10 @@ Address = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.
 """``host:port``; an IPv6 address stands in brackets."""
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_SD_COLUMN = re.compile(r"sd\.[^ =\]\"]+\.[^ =\]\"]+")
 _SHARE = re.compile(r"[1-9]\d{0,4}%")
+
+SYSLOG_COLUMNS = ("time", "received", "host", "app", "pid", "msgid", "severity", "facility", "msg")
 
 HOST_CHANNELS = ("cpu", "memory", "disk_read", "disk_write", "net_rx", "net_tx", "load1")
 """What host-metrics measures: percent, percent, bytes/s (four times), and the run queue over one minute."""
@@ -105,6 +108,23 @@ class StdinConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="stdi
     """Event times are the present: a reading from the future is refused. ``false`` for simulated time."""
     buffer: str = "4M"
     """Memory for lines that wait to be scored; beyond it the pipe fills."""
+
+
+class SyslogConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="syslog"):
+    """Take syslog messages of RFC 5424. Columns are `SYSLOG_COLUMNS` and ``sd.ID.NAME``."""
+
+    stream: Column = "host"
+    time: Column = "time"
+    """Or ``received``."""
+    listen: Address = "127.0.0.1:5514"
+    """Off loopback only with `allow`."""
+    transport: Annotated[tuple[Literal["tcp", "udp"], ...], msgspec.Meta(min_length=1)] = ("tcp", "udp")
+    allow: tuple[str, ...] = ()
+    """Networks whose senders are heard: ``10.2.0.0/16``."""
+    connections: PositiveInt = 64
+    max_message: str = "64k"
+    buffer: str = "4M"
+    """Memory for messages that wait to be scored."""
 
 
 class ClientTls(_Strict, frozen=True, kw_only=True):
@@ -192,7 +212,9 @@ class MqttConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="mqtt"
         return urlsplit(self.url).port or (8883 if self.secure else 1883)
 
 
-SourceConfig = TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig | MqttConfig | StdinConfig
+SourceConfig = (
+    TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig | MqttConfig | StdinConfig | SyslogConfig
+)
 
 EXTRAS = {"kafka": "kafka", "mqtt": "mqtt"}
 """Source types that need an extra of this distribution, and which."""
@@ -396,6 +418,7 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
     kafkas = [(n, s) for n, s in config.sources.items() if isinstance(s, KafkaConfig)]
 
     stdins = [(n, s) for n, s in config.sources.items() if isinstance(s, StdinConfig)]
+    syslogs = [(n, s) for n, s in config.sources.items() if isinstance(s, SyslogConfig)]
     mqtts = [(n, s) for n, s in config.sources.items() if isinstance(s, MqttConfig)]
     return [
         ("limits.memory", config.limits.memory, size_bytes, "64M"),
@@ -412,6 +435,8 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         *((f"sources.{name}.session", kafka.session, duration_ns, "1s") for name, kafka in kafkas),
         *((f"sources.{name}.buffer", mqtt.buffer, size_bytes, "2M") for name, mqtt in mqtts),
         *((f"sources.{name}.buffer", stdin.buffer, size_bytes, "64k") for name, stdin in stdins),
+        *((f"sources.{name}.buffer", syslog.buffer, size_bytes, "64k") for name, syslog in syslogs),
+        *((f"sources.{name}.max_message", syslog.max_message, size_bytes, "480") for name, syslog in syslogs),
         *((f"sources.{name}.session", mqtt.session, duration_ns, "1m") for name, mqtt in mqtts),
     ]
 
@@ -447,6 +472,8 @@ def _check_source(key: str, source: SourceConfig) -> None:
 
     if isinstance(source, MqttConfig):
         _check_mqtt(key, source)
+    if isinstance(source, SyslogConfig):
+        _check_syslog(key, source)
     try:
         ZoneInfo(source.zone)
     except (KeyError, ValueError, OSError):
@@ -470,6 +497,34 @@ def _check_kafka(key: str, source: KafkaConfig) -> None:
     exposed = next((broker for broker in source.brokers if not is_loopback(broker)), None)
     if source.sasl and source.sasl.mechanism == "PLAIN" and source.tls is None and exposed:
         raise ConfigError(f"{key}.sasl: PLAIN would send the password to {exposed} in the clear: expected tls as well")
+
+
+def _check_syslog(key: str, source: SyslogConfig) -> None:
+    if source.time not in ("time", "received"):
+        raise ConfigError(f"{key}.time: expected time or received, found {source.time!r}")
+    stream = [] if source.stream.startswith("=") else [source.stream]
+    for column in [*stream, *source.channels.values(), *source.categories.values()]:
+        if column not in SYSLOG_COLUMNS and not _SD_COLUMN.fullmatch(column):
+            known = ", ".join(SYSLOG_COLUMNS)
+            raise ConfigError(f"{key}: expected one of {known} or sd.ID.NAME as a column, found {column!r}")
+    if size_bytes(source.max_message) > 1 << 20:
+        raise ConfigError(f"{key}.max_message: expected at most 1MiB, found {source.max_message!r}")
+    for i, network in enumerate(source.allow):
+        try:
+            ip_network(network)
+        except ValueError as e:
+            raise ConfigError(f"{key}.allow[{i}]: expected a network such as 10.2.0.0/16: {e}") from None
+    host, port = split_address(source.listen)
+    try:
+        ip_address(host)
+    except ValueError:
+        raise ConfigError(f"{key}.listen: expected an IP address and a port, found {source.listen!r}") from None
+    if port > 65535:
+        raise ConfigError(f"{key}.listen: expected a port of at most 65535, found {source.listen!r}")
+    if not source.allow and not is_loopback(source.listen):
+        raise ConfigError(
+            f"{key}.listen: {source.listen} is not loopback: expected {key}.allow, the networks of its senders"
+        )
 
 
 def _check_mqtt(key: str, source: MqttConfig) -> None:

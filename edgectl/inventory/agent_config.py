@@ -33,6 +33,7 @@ from edgectl.inventory.types import (
     Node,
     ReplayEntry,
     SourceEntry,
+    SyslogEntry,
 )
 from edgectl.machine.layout import Layout
 
@@ -175,7 +176,7 @@ def _source(node: Node, name: str, source: SourceEntry, columns: Mapping[str, Co
         for recipe, needs in fed.items():
             _refuse_missing(where, recipe, needs, HOST_CHANNELS)
         return _plain(source)
-    if isinstance(source, HttpEntry):
+    if isinstance(source, HttpEntry | SyslogEntry):
         return _plain(source) | _mapping(where, source, fed)
     if isinstance(source, KafkaEntry | MqttEntry):
         return _placed(where, _plain(source), place) | _mapping(where, source, fed)

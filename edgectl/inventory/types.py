@@ -120,7 +120,20 @@ class MqttEntry(FieldsEntry, frozen=True, kw_only=True, tag_field="type", tag="m
     buffer: str | None = None
 
 
-SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry | KafkaEntry | MqttEntry
+class SyslogEntry(FieldsEntry, frozen=True, kw_only=True, tag_field="type", tag="syslog"):
+    """Messages that other machines send; see `edgectl_agent.config.SyslogConfig`."""
+
+    stream: Column | None = "host"
+    time: Column | None = "time"
+    listen: Address | None = None
+    transport: tuple[Literal["tcp", "udp"], ...] | None = None
+    allow: tuple[str, ...] | None = None
+    connections: int | None = None
+    max_message: str | None = None
+    buffer: str | None = None
+
+
+SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry | KafkaEntry | MqttEntry | SyslogEntry
 
 
 class SecretRef(_Strict, frozen=True, kw_only=True):

@@ -53,6 +53,12 @@ def _stdin(config: Any, node: str, name: str) -> Source:
     return StdinSource(config)
 
 
+def _syslog(config: Any, node: str, name: str) -> Source:
+    from edgectl_agent.sources.syslog import SyslogSource
+
+    return SyslogSource(config)
+
+
 @contextmanager
 def _library(name: str, extra: str, module: str) -> Iterator[None]:
     """Around the import of a source that needs an optional library. Raises `ConfigError` where it is not installed."""
@@ -75,6 +81,7 @@ SOURCES: dict[str, Callable[[Any, str, str], Source]] = {
     "kafka": _kafka,
     "mqtt": _mqtt,
     "stdin": _stdin,
+    "syslog": _syslog,
 }
 
 

@@ -84,7 +84,7 @@ NO_RECORDS = Records((), np.empty(0, np.int64), np.empty((0, 0)), np.empty(0, np
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Columns:
     """Records as the format's reader left them, one entry per line that parsed."""
 
     line: Sequence[int]
@@ -154,7 +154,7 @@ class Decoder(ABC):
         return Records(tuple(streams), event_time, values, line, dict(rejected), found)
 
     @abstractmethod
-    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
+    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
         """Split records into cells, skipping blank lines and counting what has no such form."""
 
     @abstractmethod
@@ -190,7 +190,7 @@ class JsonDecoder(Decoder):
         self._decode = msgspec.json.Decoder(row).decode
         self._columns = [_column(names[path]) for path in leaves]
 
-    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
+    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
         try:
             rows: list[Any] = list(map(self._decode, lines))
             where: Sequence[int] = range(len(lines))
@@ -198,7 +198,7 @@ class JsonDecoder(Decoder):
             rows, where = self._parse_each(lines, rejected)
         first = 1 if self._constant is not None else 2
         columns = [column(rows) for column in self._columns]
-        return _Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
+        return Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
 
     def _parse_each(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[Any], list[int]]:
         rows, where = [], []
@@ -251,11 +251,11 @@ class CsvDecoder(Decoder):
         self._wanted = len(wanted)
         self._plain = True
 
-    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> _Columns:
+    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
         rows, where = self._rows(lines, rejected)
         columns = list(zip(*map(self._cells, rows), strict=True)) or [()] * self._wanted
         first = 1 if self._constant is not None else 2
-        return _Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
+        return Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
 
     def _rows(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[list[str]], Sequence[int]]:
         try:
