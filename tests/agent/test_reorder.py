@@ -225,11 +225,20 @@ def test_equal_times_are_ordered_by_content() -> None:
 
 
 def test_a_full_buffer_releases_the_oldest_readings_early_and_counts_them() -> None:
-    buffer = Reorder(SPEC, max_held=3)
-    full = push(buffer, (4, 0), (1, 0), (3, 0), (2, 0), (5, 0))
-    assert (seconds(full), full.early, buffer.held) == ([1, 2], 2, 3)
+    buffer = Reorder(SPEC, max_held=8)
+    full = push(buffer, *((t, 0.0) for t in (4, 1, 3, 2, 5, 6, 9, 8, 7)))
+    assert (seconds(full), full.early, buffer.held) == ([1, 2], 2, 7)
     assert push(buffer, (1, 0)).late == 1
-    assert seconds(buffer.flush()) == [3, 4, 5]
+    assert seconds(buffer.flush()) == [3, 4, 5, 6, 7, 8, 9]
+
+
+def test_readings_that_come_one_by_one_wait_in_few_arrays() -> None:
+    buffer = Reorder(msgspec.structs.replace(SPEC, lateness_ns=3600 * SECOND))
+    for second in range(2000):
+        push(buffer, (second ^ 1, 0))
+    assert buffer.held == 2000
+    assert len(buffer._pieces) <= 513
+    assert seconds(buffer.flush()) == list(range(2000))
 
 
 @pytest.mark.parametrize("lateness", [msgspec.UNSET, LATENESS])

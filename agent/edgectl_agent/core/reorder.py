@@ -35,7 +35,9 @@ from edgectl_agent.core.groups.interface import StreamArrays
 from edgectl_agent.core.windows import Runs
 
 MAX_HELD = 100_000
-"""Readings that wait, of all streams of a model together; beyond it the oldest are released early."""
+"""Readings that wait, of all streams of a model together; beyond it the oldest eighth is released early."""
+_MAX_PIECES = 512
+_PIECES = 16
 _NEVER = int(np.iinfo(np.int64).min) // 2
 Bool = NDArray[np.bool_]
 
@@ -220,16 +222,27 @@ class Reorder:
         far = self._newest - self._lateness
         due = [self._due]
         if len(fresh.serial):
-            earliest = int(fresh.batch.event_time.min())
-            if earliest >= far:
-                heappush(self._pieces, (earliest, self._pushes, fresh))
-                self._pushes += 1
-            else:
+            if int(fresh.batch.event_time.min()) < far:
                 due.append(fresh)
+            else:
+                self._wait(fresh)
+        if len(self._pieces) > _MAX_PIECES:
+            self._regroup()
         while self._pieces and self._pieces[0][0] < far:
             due.append(heappop(self._pieces)[2])
         if len(due) > 1:
             self._due = _joined(due)
+
+    def _wait(self, piece: _Held) -> None:
+        heappush(self._pieces, (int(piece.batch.event_time.min()), self._pushes, piece))
+        self._pushes += 1
+
+    def _regroup(self) -> None:
+        """Make few pieces of many: an array costs more than the reading in it."""
+        every = _joined([piece for _, _, piece in self._pieces])
+        self._pieces = []
+        for rows in np.array_split(np.argsort(every.batch.event_time), _PIECES):
+            self._wait(every.take(rows))
 
     def _codes(self, batch: Batch) -> Int32:
         if batch.codes is None:
@@ -243,13 +256,13 @@ class Reorder:
             self._pieces = []
 
     def _overflow(self, ready: Bool) -> tuple[Bool, int]:
-        """Adds the oldest readings to `ready`, of all that are held, until the rest fits; returns how many. Their
-        streams take nothing earlier from now on."""
+        """Adds the oldest readings to `ready`, of all that are held, until there is room again; returns how many.
+        Their streams take nothing earlier from now on."""
         were_due = len(ready)
         self._gather()
         ready = np.append(ready, np.zeros(self.held - were_due, bool))
         rest = np.flatnonzero(~ready)
-        excess = len(rest) - self._max_held
+        excess = len(rest) - self._max_held * 7 // 8
         oldest = rest[self._due.take(rest).order(by_stream=False)[:excess]]
         ready[oldest] = True
         batch = self._due.batch
