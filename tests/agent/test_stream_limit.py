@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from edgectl_agent.core.batch import Batch, StreamTable
 from edgectl_agent.core.bundle import TimingFeatures, encode
-from edgectl_agent.core.detector import Detector
+from edgectl_agent.core.detector import Detection, Detector
 from edgectl_agent.core.features import feature_names
 from edgectl_agent.core.limit import StreamLimit
 from edgectl_agent.engine import Engine
@@ -55,12 +55,18 @@ class Node:
             placed = self.limit.place(self.detector, tuple(names), time, horizon_ns, self._evict)
             n = len(placed)
             detection = self.detector.process(Batch(placed, time[:n], values[:n]), 0, 0, horizon_ns)
-            found += [(a.stream, a.onset_ns, a.state) for a in detection.alerts]
             self.told += names[:n]
-            scores = np.nan_to_num(detection.scores, nan=-1).tolist()
-            found += [(self.told[i], score) for i, score in zip(detection.serial.tolist(), scores, strict=True)]
+            found += self._found(detection)
             names, time, values = names[n:], time[n:], values[n:]
         return found
+
+    def flush(self) -> list[Any]:
+        return self._found(self.detector.flush(0))
+
+    def _found(self, detection: Detection) -> list[Any]:
+        scored = zip(detection.serial.tolist(), detection.scores.tolist(), strict=True)
+        scores = [(self.told[i], score) for i, score in scored if score == score]
+        return [*((a.stream, a.onset_ns, a.state) for a in detection.alerts), *scores]
 
 
 def readings(*told: tuple[str, int, float]) -> tuple[list[str], Any, Any]:
@@ -101,6 +107,17 @@ def test_a_stream_with_an_open_alert_never_gives_way() -> None:
     assert node.detector.streams.names == ("b",)
 
 
+def test_with_a_lateness_a_stream_gives_way_when_nothing_of_it_is_held() -> None:
+    node = Node(limit=2, lateness=50 * SECOND)
+    told = ("a", 0, 3.0), ("b", 1000, 1.0), ("a", 1000, 0.5)
+    found = node.feed(*readings(*told, ("c", 1200, 0)))
+    assert (node.detector.streams.names, node.detector.counters["over_limit"]) == (("a", "b"), 1)
+    found += node.feed(*readings(("c", 1201, 0)))
+    assert node.detector.streams.names == ("c", "b")
+    assert [name for name, *_ in found].count("a") >= 2
+    assert node.detector.counters["discarded"] == 0
+
+
 def test_for_a_reading_from_the_future_nothing_gives_way() -> None:
     node = Node(limit=1)
     node.feed(*readings(("a", 0, 0), ("b", 10_000, 0)), horizon_ns=5_000 * SECOND)
@@ -108,17 +125,25 @@ def test_for_a_reading_from_the_future_nothing_gives_way() -> None:
 
 
 @settings(deadline=None, max_examples=EXAMPLES // 2)
-@given(data=st.data(), limit=st.sampled_from([1, 3, 40]), seed=st.integers(0, 10_000))
-def test_which_streams_give_way_does_not_depend_on_batch_boundaries(data: st.DataObject, limit: int, seed: int) -> None:
+@given(
+    data=st.data(),
+    limit=st.sampled_from([1, 3, 40]),
+    lateness=st.sampled_from([msgspec.UNSET, 20 * SECOND]),
+    seed=st.integers(0, 10_000),
+)
+def test_which_streams_give_way_does_not_depend_on_batch_boundaries(
+    data: st.DataObject, limit: int, lateness: Any, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     n = 80
     names = [f"s{i}" for i in rng.zipf(1.3, n) % (3 * limit)]
     time = np.cumsum(rng.choice([0, SECOND, 40 * SECOND, 150 * SECOND], n))
     values = rng.normal(size=(n, 1)) * rng.choice([1, 10], n, p=[0.95, 0.05])[:, None]
-    whole, parts, found = Node(limit), Node(limit), []
+    whole, parts, found = Node(limit, lateness), Node(limit, lateness), []
     for part in data.draw(cuts(n)):
         found += parts.feed(names[part], time[part], values[part])
-    assert sorted(map(str, found)) == sorted(map(str, whole.feed(names, time, values)))
+    found += parts.flush()
+    assert sorted(map(str, found)) == sorted(map(str, whole.feed(names, time, values) + whole.flush()))
     assert parts.evicted == whole.evicted
     assert len(whole.detector.streams) <= limit
 

@@ -153,9 +153,9 @@ class Detector:
         if self._reorder is None:
             found = self._score_rows(batch, serial, accepted_ns, now_ns, horizon_ns)
         else:
-            counted = np.ones(len(batch), bool) if self._max_streams is None else batch.stream < self._max_streams
-            self.counters[STATUS[OVER_LIMIT]] += int(len(batch) - counted.sum())
-            released = self._reorder.push(batch.take(counted), serial[counted], horizon_ns)
+            if self._max_streams is not None:
+                self.counters[STATUS[OVER_LIMIT]] += int((batch.stream >= self._max_streams).sum())
+            released = self._reorder.push(batch, serial, horizon_ns, self._max_streams)
             found = self._score_released(released, accepted_ns, now_ns)
         return replace(found, alerts=(*cleared, *found.alerts)) if cleared else found
 
@@ -167,15 +167,20 @@ class Detector:
         return self._score_released(self._reorder.flush(), now_ns, now_ns)
 
     def longest_idle(self, most: int, closing: NDArray[np.integer[Any]] | None = None) -> tuple[Int64, Int64]:
-        """Streams that may give way to others, and the event times of their newest readings: those without an open
-        alert, or that are among the `closing`; the longest idle first."""
-        known = self._features.newest_ns[: len(self.streams.slots)]
+        """Streams that may give way to others, and the event times of their newest readings, the longest idle first:
+        those without an open alert of which nothing is held.
+
+        With `closing`, those too that may become so: these streams, and what is held, may end alerts.
+        """
+        known = self._newest_ns[: len(self.streams.slots)]
         newest = np.full(len(self.streams.slots), np.iinfo(np.int64).min)
         newest[: len(known)] = known
         may = np.ones(len(newest), bool)
         may[[s for s, track in self._tracker.tracks().items() if track.phase == "open"]] = False
         if closing is not None:
             may[closing] = True
+        if self._reorder:
+            may[self._reorder.waiting()] = closing is not None
         may[list(self.streams.free)] = False
         found = np.flatnonzero(may)
         if len(found) > most > 0:
@@ -191,10 +196,15 @@ class Detector:
         if self._reorder:
             self._reorder.forget(streams)
 
+    @property
+    def _newest_ns(self) -> Int64:
+        """Of each stream's readings, held ones included."""
+        return self._reorder.newest_ns if self._reorder else self._features.newest_ns
+
     def _restart_ahead(self, batch: Batch, horizon_ns: int, now_ns: int) -> tuple[Alert, ...]:
         """Begin streams anew whose newest reading lies beyond the horizon and that bring one that does not: they were
         told a wrong time while nobody could see it, and everything right would be late until then."""
-        newest = self._reorder.newest_ns if self._reorder else self._features.newest_ns
+        newest = self._newest_ns
         if len(newest) == 0 or not (newest.take(batch.stream, mode="clip") > horizon_ns).any():
             return ()
         rows = np.flatnonzero((batch.stream < len(newest)) & (batch.event_time <= horizon_ns))

@@ -130,19 +130,32 @@ class Reorder:
         """Event time of each stream's newest reading, far below any where it has none; not to be written to."""
         return self._stream["newest"]
 
-    def push(self, batch: Batch, serial: Int64, horizon_ns: int | None = None) -> Released:
+    def waiting(self) -> Int32:
+        """Streams of which readings are held."""
+        self._gather()
+        return np.unique(self._due.batch.stream)
+
+    def push(
+        self, batch: Batch, serial: Int64, horizon_ns: int | None = None, max_streams: int | None = None
+    ) -> Released:
         """Take a batch in, in order of arrival, and give out what is complete.
 
         Args:
             batch: columns as the `FeatureSpec` has them.
             serial: shape (n,), numbers by which the caller knows the readings again.
             horizon_ns: readings with a later event time are refused; None for recorded data.
+            max_streams: readings of streams from this index on are left out; they only move the time on.
         """
+        placed = np.ones(len(batch), bool) if max_streams is None else batch.stream < max_streams
         future = np.zeros(len(batch), bool) if horizon_ns is None else batch.event_time > horizon_ns
         if horizon_ns is not None:
             self._newest = min(self._newest, horizon_ns)
         rows = np.flatnonzero(~future)
-        late, turn = self._late(batch.stream[rows], batch.event_time[rows])
+        newest_before = np.maximum.accumulate(np.append(self._newest, batch.event_time[rows]))
+        self._newest = int(newest_before[-1])
+        mine = placed[rows]
+        rows = rows[mine]
+        late, turn = self._late(batch.stream[rows], batch.event_time[rows], newest_before[:-1][mine])
         kept = rows[~late]
         fresh = Batch(batch.stream[kept], batch.event_time[kept], batch.values[kept], self._codes(batch)[kept])
         self._hold(_Held(fresh, turn[~late], serial[kept]))
@@ -151,7 +164,7 @@ class Reorder:
         early = 0
         if self.held - np.count_nonzero(ready) > self._max_held:
             ready, early = self._overflow(ready)
-        return self._release(ready, int(late.sum()), int(future.sum()), early)
+        return self._release(ready, int(late.sum()), int((future & placed).sum()), early)
 
     def flush(self) -> Released:
         """Give out everything: the sources have ended, or another model takes over."""
@@ -191,8 +204,9 @@ class Reorder:
         batch = Batch(stream, time, values, codes)
         self._hold(_Held(batch, unpack_array(state["turn"]), unpack_array(state["serial"])))
 
-    def _late(self, stream: Int32, time: Int64) -> tuple[Bool, Int64]:
+    def _late(self, stream: Int32, time: Int64, all_before: Int64) -> tuple[Bool, Int64]:
         """Which readings are too late, and how often their stream had been idle before each; moves the watermarks.
+        `all_before` is the newest event time of all streams before each.
 
         Nothing here depends on what is held or was refused, so it is the same in one batch or in many.
         """
@@ -201,17 +215,14 @@ class Reorder:
         order = np.argsort(stream, kind="stable")
         runs = Runs.of(stream[order])
         of_run, t = stream[order][runs.starts], time[order]
-        all_newest = np.maximum(np.maximum.accumulate(time), self._newest)
-        all_before = np.append(self._newest, all_newest[:-1])[: len(time)][order]
         after = runs.accumulate(np.maximum, t, newest[of_run])
         before = np.append(_NEVER, after[:-1])[: len(t)]
         before[runs.starts] = newest[of_run]
-        idle = (before != _NEVER) & (before < all_before - self._lateness)
+        idle = (before != _NEVER) & (before < all_before[order] - self._lateness)
         earliest = np.where(idle, before, np.maximum(before, _NEVER + self._lateness) - self._lateness)
         floors = runs.accumulate(np.maximum, earliest, floor[of_run])
         turns = runs.accumulate(np.add, idle.astype(np.int64), turn[of_run])
         newest[of_run], floor[of_run], turn[of_run] = after[runs.ends], floors[runs.ends], turns[runs.ends]
-        self._newest = int(all_newest.max(initial=self._newest))
         late, of_row = np.empty(len(t), bool), np.empty(len(t), np.int64)
         late[order], of_row[order] = t < floors, turns
         return late, of_row
