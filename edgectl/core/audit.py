@@ -230,17 +230,22 @@ def settings(facts: Facts) -> Iterator[Finding]:
     """A node whose agent.yaml or whose agent is not what fleet.yaml asks for."""
     for name, record, report in _reports(facts):
         wanted = facts.expected[name]
+        where = "; its machine is its owner's" if wanted.by_hand else ""  # else one line would name one fix for all
         if wanted.config_refused:
             yield _health("config-drift", record, f"fleet.yaml makes no agent.yaml for it: {wanted.config_refused}")
         elif wanted.config_sha256 and report.config_sha256 not in ("", wanted.config_sha256):
             fix = f"edgectl nodes restart {name}" if wanted.here else f"{CONFIGURE} --select name={name}"
-            yield _health("config-drift", record, "agent.yaml is not the one that fleet.yaml makes", fix)
+            detail = f"agent.yaml is not the one that fleet.yaml makes{where}"
+            yield _health("config-drift", record, detail, wanted.by_hand or fix)
         far = distance(report.agent, facts.version)
         if far:
-            yield _health("agent-version", record, far, way_out(name, report.agent, facts.version))
+            fix = wanted.by_hand or way_out(name, report.agent, facts.version)
+            yield _health("agent-version", record, f"{far}{where}", fix)
         elif not fits(wanted.agent_version, report.agent):
-            detail = f"agent {report.agent}, fleet.yaml asks for {wanted.agent_version}"
-            yield _health("agent-version", record, detail, f"edgectl nodes upgrade --select name={name}")
+            detail = f"agent {report.agent}, fleet.yaml asks for {wanted.agent_version}{where}"
+            yield _health(
+                "agent-version", record, detail, wanted.by_hand or f"edgectl nodes upgrade --select name={name}"
+            )
 
 
 def _health(kind: str, record: NodeRecord, detail: str, fix: str = "") -> Finding:

@@ -72,3 +72,5 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """It runs on this machine."""
     asked: bool = True
     """It can be asked how it is; else it reports by itself, or by hand."""
+    by_hand: str = ""
+    """How whoever owns its machine brings it a configuration and an agent; empty where operators do."""

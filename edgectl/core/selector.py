@@ -132,6 +132,6 @@ def _values(terms: Sequence[Term], nodes: Mapping[str, Fields]) -> str | None:
     for term in terms:
         if any(term.holds(fields) for fields in nodes.values()) or term.negated:
             continue
-        values = sorted({value for fields in nodes.values() for value in fields.get(term.key, ())})
+        values = sorted({value for fields in nodes.values() for value in fields.get(term.key, ()) if value})
         return f"{term.key}: {closest(term.value, values)}"
     return None

@@ -428,6 +428,15 @@ class Node:
         return self.via not in ("pull", "usb")
 
     @property
+    def by_hand(self) -> str:
+        """How whoever owns the machine brings it what fleet.yaml wants; empty where operators log in."""
+        ways = {
+            "pull": "run its install line there again (edgectl nodes invite)",
+            "usb": f"edgectl repo export --node {self.name}, and bring it setup/agent.yaml",
+        }
+        return ways.get(self.via, "")
+
+    @property
     def reports_itself(self) -> bool:
         """Nobody asks it: it reports by itself, and what is known of it is as old as its last report."""
         return self.via == "pull"
@@ -461,6 +470,7 @@ class Node:
             agent_version=self.agent.version,
             here=self.via in HERE,
             asked=self.asked,
+            by_hand=self.by_hand,
         )
 
 

@@ -13,9 +13,9 @@ from edgectl.core.errors import EdgeError, NodeUnreachable, NodeUntrusted
 from edgectl.core.machines import Check, Needs, Verdict, check, worst
 from edgectl.core.wheels import Manifest
 from edgectl.inventory.types import Node
+from edgectl.machine import layout as layouts
 from edgectl.machine.facts import gather
 from edgectl.machine.interface import Host
-from edgectl.machine.layout import Layout
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,14 +32,12 @@ def pinned(constraints: bytes, package: str) -> str:
     return found[1] if found else ""
 
 
-def machine(
-    node: Node, host: Callable[[Node], Host], layout: Layout, wheelhouses: tuple[Manifest, ...], onnxruntime: str
-) -> Checked:
+def machine(node: Node, host: Callable[[Node], Host], wheelhouses: tuple[Manifest, ...], onnxruntime: str) -> Checked:
     """Look at the machine of `node`. Never raises a deliberate error: it is a check that failed."""
     try:
         with_host = host(node)
         try:
-            facts, now_s = gather(with_host, layout)
+            facts, now_s = gather(with_host, layouts.of(node))
         finally:
             with_host.close()
     except NodeUntrusted as e:

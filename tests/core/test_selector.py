@@ -91,3 +91,9 @@ TERM = st.builds(
 @given(st.lists(TERM, max_size=4))
 def test_terms_survive_a_round_trip_through_text(terms: list[Term]) -> None:
     assert list(parse(",".join(map(str, terms)))) == terms
+
+
+def test_a_key_that_no_node_has_a_value_for_is_said_to_have_none() -> None:
+    with pytest.raises(NothingMatched) as e:
+        select({"a": {"site": ("",)}}, "site=lyon")
+    assert e.value.hint == "site: there is none yet"

@@ -29,24 +29,21 @@ def check(
     from edgectl.core.selector import select as selected
     from edgectl.delivery.parallel import each
     from edgectl.machine import packages, wheelhouse
-    from edgectl.machine.layout import Layout
     from edgectl.provisioning import checking
 
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
     nodes = {name: fleet.node(name) for name in names or fleet.names}
-    remote = {name: node for name, node in nodes.items() if node.via != "local"}
+    remote = {name: node for name, node in nodes.items() if node.via != "local" and not node.by_hand}
     if len(remote) < len(nodes):
-        note(f"{len(nodes) - len(remote)} nodes are processes on this machine: nothing to check")
+        note(f"not checked: {len(nodes) - len(remote)} that are processes here, or that nobody logs in to")
     meant = selected({name: node.fields for name, node in remote.items()}, select) if remote else ()
     made = tuple(found.manifest for found in wheelhouse.every(workspace.wheelhouses))
     ort = checking.pinned(packages.constraints(), "onnxruntime")
     with progress("Checking machines", len(meant)) as bar:
         found = each(
             meant,
-            lambda name: checking.machine(
-                nodes[name], lambda node: wiring.machine(workspace, fleet, node), Layout(), made, ort
-            ),
+            lambda name: checking.machine(nodes[name], lambda node: wiring.machine(workspace, fleet, node), made, ort),
             forks=forks,
             stop=threading.Event(),
             done=lambda name, result: bar.advance(),

@@ -41,7 +41,7 @@ def elsewhere(fleet: Inventory, store: Store, names: Sequence[str], select: str,
     """The nodes on other machines that `names` or `select` mean.
 
     Raises:
-        UsageError: neither or both were said, or a node is a process on this machine.
+        UsageError: neither or both were said, or a node is a process on this machine, or nobody logs in there.
         NothingMatched: an unknown name, or a selector that hits nothing.
     """
     from edgectl.inventory.types import HERE
@@ -56,9 +56,15 @@ def elsewhere(fleet: Inventory, store: Store, names: Sequence[str], select: str,
                 f"node {local} is a process on this machine: it runs with the agent that edgectl brings",
                 hint=f"edgectl nodes restart {local}",
             )
+        foreign = next((node for node in found if node.by_hand), None)
+        if foreign is not None:
+            raise UsageError(
+                f"node {foreign.name}: its machine and its agent are its owner's to manage (via {foreign.via})",
+                hint=foreign.by_hand,
+            )
         return found
-    able = {node.name for node in fleet.nodes if node.via not in HERE}
-    none = "fleet.yaml has no node on another machine"
+    able = {node.name for node in fleet.nodes if node.via not in HERE and not node.by_hand}
+    none = "fleet.yaml has no node on another machine that operators log in to"
     return [fleet.node(name) for name in rolling.choose(fleet, store, able, none, select=select)]
 
 
