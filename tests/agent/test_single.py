@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.agent.streams import SECOND, batches, cuts, part
-from tests.agent.test_detector import BUNDLE
+from tests.agent.test_detector import BUNDLE, detector, readings, same_but_clock
 
 SPEC = FeatureSpec(
     channels=(Channel(name="a", low=-50, high=50, hold_ns=15 * SECOND), Channel(name="b", optional=True)),
@@ -88,3 +88,14 @@ def test_thresholds_are_bit_equal_whether_scores_come_alone_or_in_batches(seed: 
         else:
             found += mixed.push(stream[where], time[where], score[where]).warning.tolist()
     assert found == whole.warning.tolist()
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 1000), size=st.integers(1, 7), streams=st.sampled_from([1, 4]))
+def test_scores_and_alerts_are_equal_for_batches_of_few_readings(seed: int, size: int, streams: int) -> None:
+    batch = readings(seed, 240, streams)
+    whole, few = detector().process(batch, 1, 2), detector()
+    pieces = [few.process(part(batch, slice(at, at + size)), 1, 2) for at in range(0, len(batch), size)]
+    for name in ("scores", "threshold"):
+        assert np.concatenate([getattr(p, name) for p in pieces]).tobytes() == getattr(whole, name).tobytes()
+    assert same_but_clock([a for p in pieces for a in p.alerts]) == same_but_clock(list(whole.alerts))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -261,9 +261,33 @@ class Detector:
     ) -> Detection:
         """`process` reading by reading: the same outcome to the last bit, and sooner where there are few."""
         scores, threshold = np.full(len(batch), np.nan), np.full(len(batch), np.nan)
+        streams, times = batch.stream.tolist(), batch.event_time.tolist()
+        usable, features = self._few_features(streams, times, batch.values.tolist(), horizon_ns)
         found: list[Alert] = []
-        times, values = batch.event_time.tolist(), batch.values.tolist()
-        for i, stream in enumerate(batch.stream.tolist()):
+        if usable:
+            x = np.array(features).T
+            raw = self._score(self._standardise(x.T)).tolist()
+            self.inferences += len(usable)
+            for column, (i, score) in enumerate(zip(usable, raw, strict=True)):
+                if not math.isfinite(score):
+                    self.counters["not_finite"] += 1
+                    continue
+                levels = self._threshold.push_one(streams[i], times[i], score)
+                scores[i], threshold[i] = score, levels.warning[0]
+                if score >= levels.warning[0] or self._tracker.follows(streams[i]):
+                    time, one = batch.event_time[i : i + 1], scores[i : i + 1]
+                    here = x[:, column : column + 1]
+                    found += self._alerts(streams[i], time, one, levels, slice(0, 1), here, accepted_ns, now_ns)
+        found.sort(key=_BY_TIME)
+        return Detection(scores, threshold, tuple(found), serial)
+
+    def _few_features(
+        self, streams: list[int], times: list[int], values: list[list[float]], horizon_ns: int | None
+    ) -> tuple[list[int], list[Sequence[float]]]:
+        """Which readings are to be scored, and their features."""
+        usable: list[int] = []
+        features: list[Sequence[float]] = []
+        for i, stream in enumerate(streams):
             if self._max_streams is not None and stream >= self._max_streams:
                 self.counters[STATUS[OVER_LIMIT]] += 1
                 continue
@@ -271,21 +295,10 @@ class Detector:
             self.counters[STATUS[one.status]] += 1
             if one.out_of_range:
                 self.counters["out_of_range"] += one.out_of_range
-            if one.status != OK:
-                continue
-            x = np.array(one.x)
-            score = float(self._score(self._standardise(x[None]))[0])
-            self.inferences += 1
-            if not math.isfinite(score):
-                self.counters["not_finite"] += 1
-                continue
-            levels = self._threshold.push_one(stream, times[i], score)
-            scores[i], threshold[i] = score, levels.warning[0]
-            if score >= levels.warning[0] or self._tracker.follows(stream):
-                time, raw = batch.event_time[i : i + 1], scores[i : i + 1]
-                found += self._alerts(stream, time, raw, levels, slice(0, 1), x[:, None], accepted_ns, now_ns)
-        found.sort(key=_BY_TIME)
-        return Detection(scores, threshold, tuple(found), serial)
+            if one.status == OK:
+                usable.append(i)
+                features.append(one.x)
+        return usable, features
 
     def end_open_alerts(self, now_ns: int) -> tuple[Alert, ...]:
         """Clear what is open, as a model's last word before another takes over: its detector generation ends."""
