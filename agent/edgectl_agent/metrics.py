@@ -100,6 +100,11 @@ def _models(report: Report) -> Iterator[Metric]:
     yield _gauge(
         "streams_warming", "Streams too young to score.", ("recipe",), {(m.recipe,): m.warming for m in models}
     )
+    refusing: Rows = {(m.recipe,): int(m.streams_full > 0) for m in models}
+    yield _gauge("streams_refused", "1 while new streams are refused for want of room.", ("recipe",), refusing)
+    yield _gauge(
+        "readings_held", "Readings that wait for earlier ones.", ("recipe",), {(m.recipe,): m.held for m in models}
+    )
     yield _gauge("open_alerts", "Alerts open now.", ("recipe",), {(m.recipe,): m.open_alerts for m in models})
     judged: Rows = {(m.recipe, outcome): count for m in models for outcome, count in m.counters.items()}
     yield _counter("detector_events", "What became of readings and alerts.", ("recipe", "event"), judged)

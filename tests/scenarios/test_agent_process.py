@@ -173,6 +173,9 @@ def test_streams_beyond_the_limit_are_counted_and_not_kept(tmp_path: Path) -> No
         model = agent.status().models[0]
         assert model.streams == 10
         assert model.counters["over_limit"] == 20 * 200
+        report = agent.status()
+        assert report.state == "degraded"
+        assert report.reasons[0].startswith("press: new streams are refused, 10 is the limit and too few are idle")
 
 
 # ── starting and ending ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -401,6 +404,7 @@ METRICS = {
     "edgectl_open_alerts", "edgectl_outbox_bytes", "edgectl_outbox_limit_bytes", "edgectl_outbox_lost_total",
     "edgectl_outbox_oldest_age_seconds", "edgectl_outbox_records", "edgectl_readings_total",
     "edgectl_resident_memory_bytes", "edgectl_source_newest_event_timestamp_seconds", "edgectl_streams",
+    "edgectl_readings_held", "edgectl_streams_refused",
     "edgectl_streams_warming", "edgectl_uplink_attempts_total", "edgectl_uplink_failures_total",
     "edgectl_uplink_last_success_timestamp_seconds", "edgectl_uptime_seconds",
 }  # fmt: skip
