@@ -17,6 +17,7 @@ import numpy as np
 from edgectl_agent.core.batch import Batch, Float64, Int32, Int64, StreamTable
 from edgectl_agent.core.categories import CodeTable
 from edgectl_agent.core.units import SECOND_NS, iso
+from edgectl_agent.core.windows import Runs
 from numpy.typing import NDArray
 
 from edgectl.core.errors import ConfigError
@@ -75,7 +76,8 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
     Args:
         paths: CSV, Parquet or JSON Lines files.
         recipe: names the columns.
-        sort: order each stream's readings by time instead of refusing a time that goes back.
+        sort: order each stream's readings by time instead of refusing a time that goes back by more than the recipe's
+            lateness.
 
     Raises:
         ConfigError: a missing file or column, an empty file, a cell that is no number or time, a time that goes back,
@@ -91,7 +93,7 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
     stream = np.concatenate([np.array([names.intern(n) for n in p.streams], np.int32)[p.stream] for p in parts])
     time = np.concatenate([_localised(p, recipe.zone) if p.local else p.time for p in parts])
     if not sort:
-        _refuse_backwards(parts, names.names, stream, time)
+        _refuse_backwards(parts, names.names, stream, time, recipe.features.lateness)
     order = np.argsort(time, kind="stable")
     values = np.concatenate([p.values for p in parts])[order]
     _refuse_empty_channels(recipe, values, paths)
@@ -143,22 +145,27 @@ def _streams(source: Columns, recipe: Recipe, n: int) -> tuple[tuple[str, ...], 
     return table.names, stream
 
 
-def _refuse_backwards(parts: Sequence[_Part], names: tuple[str, ...], stream: Int32, time: Int64) -> None:
+def _refuse_backwards(
+    parts: Sequence[_Part], names: tuple[str, ...], stream: Int32, time: Int64, lateness_ns: int
+) -> None:
+    """Within the lateness readings may come in any order, as on a node."""
     order = np.argsort(stream, kind="stable")
-    back = (stream[order][1:] == stream[order][:-1]) & (np.diff(time[order]) < 0)
-    if not back.any():
+    runs, t = Runs.of(stream[order]), time[order]
+    newest = runs.accumulate(np.maximum, t, t[runs.starts])
+    at = np.flatnonzero(newest - t > lateness_ns)
+    if len(at) == 0:
         return
-    at = np.flatnonzero(back)
-    first = at[np.argmin(order[at + 1])]
-    row, before = int(order[first + 1]), int(order[first])
+    first = at[np.argmin(order[at])]
+    row = int(order[first])
+    name = names[stream[row]]
     for part in parts:
         if row < len(part.time):
             break
         row -= len(part.time)
     source = part.source
-    when = f"from {iso(int(time[before]))} to {iso(int(time[order[first + 1]]))}"
+    when = f"from {iso(int(newest[first]))} to {iso(int(t[first]))}"
     raise ConfigError(
-        f"{source.path} row {row + source.first_row}: time of stream {names[stream[before]]!r} goes back {when}",
+        f"{source.path} row {row + source.first_row}: time of stream {name!r} goes back {when}",
         hint="sort the file by time, or say --sort",
     )
 

@@ -128,6 +128,14 @@ def test_bad_data_is_named_by_file_row_and_column(tmp_path: Path, head: str, row
     assert sentence in caught.value.message
 
 
+def test_a_history_may_be_out_of_order_by_the_lateness_of_the_recipe_and_no_more(tmp_path: Path) -> None:
+    rows = [f"2026-03-14T00:00:{second:02},m,{second},0" for second in (0, 7, 5, 2, 9)]
+    within = read([csv(tmp_path, rows)], recipe(tmp_path, lateness="5s"))
+    assert within.values[:, 0].tolist() == [0, 2, 5, 7, 9]
+    with pytest.raises(ConfigError, match=r"row 5: time of stream 'm' goes back from \S+:07Z to \S+:02Z"):
+        read([csv(tmp_path, rows)], recipe(tmp_path, lateness="4s"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
