@@ -143,7 +143,7 @@ def _emit(found: Sequence[AlertRecord], output: Format, empty: str) -> None:
 
     now_s = time.time()
     columns = (
-        Column("ALERT", lambda r: r.alert.id),
+        Column("ALERT", lambda r: r.alert.id, whole=True),
         Column("SEVERITY", lambda r: r.alert.severity, style=lambda r: "red" if r.alert.severity == "critical" else ""),
         Column("STATE", lambda r: r.alert.state),
         Column("STORED", lambda r: age(now_s - r.stored_ns / 1e9), right=True),

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
@@ -78,6 +78,8 @@ class Column:
     wide: bool = False
     right: bool = False
     style: Callable[[Any], str] | None = None
+    whole: bool = False
+    """Never folded: people copy it."""
 
     def text(self, row: Any) -> str:
         """The cell as one printable line."""
@@ -138,7 +140,8 @@ def table(rows: Sequence[Any], columns: Sequence[Column]) -> None:
 
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        grid.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        grid.add_column(column.title, justify=justify, overflow="fold", no_wrap=column.whole)
     for row, line in zip(rows, cells, strict=True):
         styles = [c.style(row) if c.style else "" for c in columns]
         grid.add_row(*(Text(text, style) for text, style in zip(line, styles, strict=True)))

@@ -239,7 +239,7 @@ class Setup:
                 case "accounts":
                     self._run(accounts.make(self.layout, self.wanted.login), "the user cannot be made")
                 case "folders":
-                    self._run(_make_folders(_folders(self.layout, self.wanted.login)), "the folders cannot be made")
+                    self._run(make_folders(self.layout, self.wanted.login), "the folders cannot be made")
                 case "environment":
                     environment.install(self.host, self.layout, self.wanted.environment, self.python, self.told)
                 case "trust":
@@ -313,9 +313,13 @@ def _folders(layout: Layout, login: str) -> dict[str, str]:
     }
 
 
-def _make_folders(folders: Mapping[str, str]) -> str:
+def make_folders(layout: Layout, login: str) -> str:
+    """Shell text that makes the folders, and gives the agent what a removal kept of it, which root has had since."""
     lines = ["set -e"]
-    for path, rights in folders.items():
+    if layout.root:  # first: the data folder's owner is what tells a rerun that this is still to be done
+        kept, owner = words(f"{layout.data}/outbox"), words(f"{layout.user}:{layout.user}")
+        lines.append(f"[ ! -d {kept} ] || find {kept} -user 0 -exec chown -h {owner} {{}} +")
+    for path, rights in _folders(layout, login).items():
         mode, owner = rights.split()
         lines.append(f"mkdir -p {words(path)}; chown {words(owner)} {words(path)}; chmod {mode} {words(path)}")
     return "\n".join(lines)
