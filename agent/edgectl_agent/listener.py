@@ -132,7 +132,8 @@ async def body_parts(request: Request, limit: int) -> AsyncIterator[bytes]:
     stream = request.stream()
     while True:
         try:
-            part = await asyncio.wait_for(anext(stream), PART_S)
+            async with asyncio.timeout(PART_S):  # not wait_for, which makes a task of every part
+                part = await anext(stream)
         except StopAsyncIteration:
             return
         except (TimeoutError, ClientDisconnect) as e:
