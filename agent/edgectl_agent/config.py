@@ -31,6 +31,7 @@ Address = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SD_COLUMN = re.compile(r"sd\.[^ =\]\"]+\.[^ =\]\"]+")
+_NODE_ID = re.compile(r"(?:ns=\d{1,5};)?(?:i=\d{1,10}|s=.+|g=[0-9A-Fa-f-]{36}|b=[A-Za-z0-9+/=]+)")
 _SHARE = re.compile(r"[1-9]\d{0,4}%")
 
 SYSLOG_COLUMNS = ("time", "received", "host", "app", "pid", "msgid", "severity", "facility", "msg")
@@ -127,6 +128,29 @@ class SyslogConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="sys
     """Memory for messages that wait to be scored."""
 
 
+class OpcuaConfig(_Strict, frozen=True, kw_only=True, tag_field="type", tag="opcua"):
+    """Subscribe to nodes of an OPC UA server."""
+
+    url: str
+    """``opc.tcp://HOST[:4840][/PATH]``"""
+    streams: Annotated[
+        dict[Annotated[str, msgspec.Meta(min_length=1, max_length=200)], dict[str, Column]], msgspec.Meta(min_length=1)
+    ]
+    """Stream → channel → node id, as OPC UA writes it: ``ns=2;s=Press3.Vib``, ``i=2258``."""
+    every: str = "1s"
+    """How often the server shall look at the nodes and report."""
+    queue: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    """Values of a node that the server shall keep between two reports."""
+    live: bool = True
+    """Source times are the present: a reading from the future is refused. ``false`` for simulated time."""
+    buffer: str = "4M"
+    """Memory for readings that wait to be scored."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(channel for nodes in self.streams.values() for channel in nodes))
+
+
 class ClientTls(_Strict, frozen=True, kw_only=True):
     """How a server is trusted, and how this node proves itself; PEM files."""
 
@@ -213,10 +237,18 @@ class MqttConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="mqtt"
 
 
 SourceConfig = (
-    TailConfig | ReplayConfig | HostMetricsConfig | HttpConfig | KafkaConfig | MqttConfig | StdinConfig | SyslogConfig
+    TailConfig
+    | ReplayConfig
+    | HostMetricsConfig
+    | HttpConfig
+    | KafkaConfig
+    | MqttConfig
+    | StdinConfig
+    | SyslogConfig
+    | OpcuaConfig
 )
 
-EXTRAS = {"kafka": "kafka", "mqtt": "mqtt"}
+EXTRAS = {"kafka": "kafka", "mqtt": "mqtt", "opcua": "opcua"}
 """Source types that need an extra of this distribution, and which."""
 
 
@@ -419,6 +451,7 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
 
     stdins = [(n, s) for n, s in config.sources.items() if isinstance(s, StdinConfig)]
     syslogs = [(n, s) for n, s in config.sources.items() if isinstance(s, SyslogConfig)]
+    opcuas = [(n, s) for n, s in config.sources.items() if isinstance(s, OpcuaConfig)]
     mqtts = [(n, s) for n, s in config.sources.items() if isinstance(s, MqttConfig)]
     return [
         ("limits.memory", config.limits.memory, size_bytes, "64M"),
@@ -436,6 +469,8 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         *((f"sources.{name}.buffer", mqtt.buffer, size_bytes, "2M") for name, mqtt in mqtts),
         *((f"sources.{name}.buffer", stdin.buffer, size_bytes, "64k") for name, stdin in stdins),
         *((f"sources.{name}.buffer", syslog.buffer, size_bytes, "64k") for name, syslog in syslogs),
+        *((f"sources.{name}.buffer", opcua.buffer, size_bytes, "64k") for name, opcua in opcuas),
+        *((f"sources.{name}.every", opcua.every, duration_ns, "10ms") for name, opcua in opcuas),
         *((f"sources.{name}.max_message", syslog.max_message, size_bytes, "480") for name, syslog in syslogs),
         *((f"sources.{name}.session", mqtt.session, duration_ns, "1m") for name, mqtt in mqtts),
     ]
@@ -464,6 +499,8 @@ def _check_source(key: str, source: SourceConfig) -> None:
             raise ConfigError(f"{key}.speed: expected a factor above 0 or max, found {speed!r}")
     if isinstance(source, TailConfig) and source.history and source.start == "end":
         raise ConfigError(f"{key}.history: expected only with from: start, found from: end")
+    if isinstance(source, OpcuaConfig):
+        _check_opcua(key, source)
     if not isinstance(source, Fields):
         return
     _check_columns(key, source)
@@ -497,6 +534,29 @@ def _check_kafka(key: str, source: KafkaConfig) -> None:
     exposed = next((broker for broker in source.brokers if not is_loopback(broker)), None)
     if source.sasl and source.sasl.mechanism == "PLAIN" and source.tls is None and exposed:
         raise ConfigError(f"{key}.sasl: PLAIN would send the password to {exposed} in the clear: expected tls as well")
+
+
+def _check_opcua(key: str, source: OpcuaConfig) -> None:
+    try:
+        parts = urlsplit(source.url)
+        known = parts.scheme == "opc.tcp" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ConfigError(f"{key}.url: expected a URL such as opc.tcp://plc-3.acme.example:4840, found {source.url!r}")
+    if parts.username or parts.password:
+        raise ConfigError(f"{key}.url: expected no user or password in it: this source connects anonymously")
+    seen: dict[str, str] = {}
+    for stream, nodes in source.streams.items():
+        if not nodes:
+            raise ConfigError(f"{key}.streams.{stream}: expected at least one channel with its node id, found none")
+        for channel, node in nodes.items():
+            where = f"{key}.streams.{stream}.{channel}"
+            if not _NODE_ID.fullmatch(node):
+                raise ConfigError(f"{where}: expected a node id such as ns=2;s=Press3.Vib or i=2258, found {node!r}")
+            if node in seen:
+                raise ConfigError(f"{where}: node {node!r} is {seen[node]} already")
+            seen[node] = f"streams.{stream}.{channel}"
 
 
 def _check_syslog(key: str, source: SyslogConfig) -> None:

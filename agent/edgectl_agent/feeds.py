@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from edgectl_agent.config import HOST_CHANNELS, Fields, Mapping, SourceConfig
+from edgectl_agent.config import HOST_CHANNELS, Fields, Mapping, OpcuaConfig, SourceConfig
 from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.core.messages import SourceStatus
@@ -30,7 +30,7 @@ class Feed:
 
     def __init__(self, name: str, config: SourceConfig, source: Source, watch: ClockWatch | None = None) -> None:
         self.name = name
-        self.channels = tuple(config.channels) if isinstance(config, Fields) else HOST_CHANNELS
+        self.channels = tuple(config.channels) if isinstance(config, Fields | OpcuaConfig) else HOST_CHANNELS
         self.categories = tuple(config.categories) if isinstance(config, Fields) else ()
         self.replayable = source.replayable
         self.accepted = 0

@@ -31,6 +31,7 @@ from edgectl.inventory.types import (
     KafkaEntry,
     MqttEntry,
     Node,
+    OpcuaEntry,
     ReplayEntry,
     SourceEntry,
     SyslogEntry,
@@ -175,6 +176,11 @@ def _source(node: Node, name: str, source: SourceEntry, columns: Mapping[str, Co
     if isinstance(source, HostMetricsEntry):
         for recipe, needs in fed.items():
             _refuse_missing(where, recipe, needs, HOST_CHANNELS)
+        return _plain(source)
+    if isinstance(source, OpcuaEntry):
+        given = tuple(dict.fromkeys(channel for nodes in source.streams.values() for channel in nodes))
+        for recipe, needs in fed.items():
+            _refuse_missing(where, recipe, needs, given)
         return _plain(source)
     if isinstance(source, HttpEntry | SyslogEntry):
         return _plain(source) | _mapping(where, source, fed)

@@ -133,7 +133,18 @@ class SyslogEntry(FieldsEntry, frozen=True, kw_only=True, tag_field="type", tag=
     buffer: str | None = None
 
 
-SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry | KafkaEntry | MqttEntry | SyslogEntry
+class OpcuaEntry(_Strict, frozen=True, kw_only=True, tag_field="type", tag="opcua"):
+    """Nodes of an OPC UA server; see `edgectl_agent.config.OpcuaConfig`."""
+
+    url: str
+    streams: dict[str, dict[str, Column]]
+    every: str | None = None
+    queue: int | None = None
+    live: bool = True
+    buffer: str | None = None
+
+
+SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry | KafkaEntry | MqttEntry | SyslogEntry | OpcuaEntry
 
 
 class SecretRef(_Strict, frozen=True, kw_only=True):

@@ -59,6 +59,12 @@ def _syslog(config: Any, node: str, name: str) -> Source:
     return SyslogSource(config)
 
 
+def _opcua(config: Any, node: str, name: str) -> Source:
+    with _library(name, "opcua", "asyncua"):
+        from edgectl_agent.sources.opcua import OpcuaSource
+    return OpcuaSource(config, f"{node}.{name}")
+
+
 @contextmanager
 def _library(name: str, extra: str, module: str) -> Iterator[None]:
     """Around the import of a source that needs an optional library. Raises `ConfigError` where it is not installed."""
@@ -80,6 +86,7 @@ SOURCES: dict[str, Callable[[Any, str, str], Source]] = {
     "http": _http,
     "kafka": _kafka,
     "mqtt": _mqtt,
+    "opcua": _opcua,
     "stdin": _stdin,
     "syslog": _syslog,
 }

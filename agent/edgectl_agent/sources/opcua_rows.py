@@ -1,0 +1,79 @@
+"""Values that an OPC UA server reports → rows of channels by stream and source time; pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BAD = 0x8000_0000
+_OVERFLOW = 0x0480
+"""Of a status code: it tells about a value, and the server's queue lost some before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A reading: `values` in the order of the source's channels, NaN = missing."""
+
+    stream: str
+    event_time: int
+    values: list[float]
+
+    def __len__(self) -> int:
+        return 8 * len(self.values) + len(self.stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """One value of one node.
+
+    Attributes:
+        place: the stream and the number of the channel that the node is.
+        value: as the server sent it.
+        status: OPC UA's status code.
+        time: of the source, or the server's if that is missing, or None.
+    """
+
+    place: tuple[str, int]
+    value: Any
+    status: int
+    time: datetime | None
+
+
+def rows(reported: Iterable[Reported], width: int, now_ns: int, rejected: Counter[str]) -> list[Row]:
+    """Values of one stream and one time form one row; ordered by time.
+
+    A value that is bad or no finite number is missing, and counted in `rejected`: ``bad-status``, ``not-a-number``,
+    ``not-finite``; as is ``lost-upstream``, once for each time that a server's queue overflowed. One without any time
+    counts as of `now_ns`.
+    """
+    found: dict[tuple[int, str], list[float]] = {}
+    for one in reported:
+        rejected["lost-upstream"] += one.status & _OVERFLOW == _OVERFLOW
+        number = _number(one)
+        if isinstance(number, str):
+            rejected[number] += 1
+            continue
+        stream, channel = one.place
+        key = (now_ns if one.time is None else _ns(one.time), stream)
+        values = found.setdefault(key, [math.nan] * width)
+        values[channel] = number
+    return [Row(stream, at, values) for (at, stream), values in sorted(found.items(), key=lambda item: item[0])]
+
+
+def _number(one: Reported) -> float | str:
+    if one.status & _BAD:
+        return "bad-status"
+    if not isinstance(one.value, int | float):
+        return "not-a-number"
+    number = float(one.value)
+    return number if math.isfinite(number) else "not-finite"
+
+
+def _ns(moment: datetime) -> int:
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
