@@ -80,6 +80,23 @@ def test_an_mqtt_source_names_the_file_of_its_password_on_the_node_and_never_the
         render(node((MQTT % "/pw").replace("plant/+/", "plant+/")), COLUMNS, there(Layout()))
 
 
+def test_syslog_and_opc_ua_are_named_in_fleet_yaml_and_give_what_the_recipe_needs(tmp_path: Path) -> None:
+    syslog = "{type: syslog, listen: '0.0.0.0:514', allow: [10.0.0.0/8], channels: {vib: sd.plant@32473.v}}"
+    opcua = "{type: opcua, url: 'opc.tcp://plc', streams: {press: {vib: 'ns=2;s=Vib'}}}"
+    both = "{name: a, sources: {s: %s, o: %s}, models: {press: [s, o]}}"
+    (tmp_path / "agent.yaml").write_text(render(node(both % (syslog, opcua)), COLUMNS, there(Layout())))
+    found = agent.load(tmp_path / "agent.yaml")[0].sources
+    one, other = found["s"], found["o"]
+    assert isinstance(one, agent.SyslogConfig)
+    assert isinstance(other, agent.OpcuaConfig)
+    assert (one.stream, one.time, one.channels, one.transport) == (
+        "host", "time", {"vib": "sd.plant@32473.v"}, ("tcp", "udp"),
+    )  # fmt: skip
+    assert (other.channels, other.every) == (("vib",), "1s")
+    with pytest.raises(ConfigError, match="has no channel 'vib', which press needs; it has temp"):
+        render(node(both % (syslog, opcua.replace("{vib:", "{temp:"))), COLUMNS, there(Layout()))
+
+
 def test_a_recording_elsewhere_need_not_exist_here() -> None:
     assert "path: /data/no.csv" in render(node(PRESS % ("replay", "/data/no.csv", "''")), COLUMNS, there(Layout()))
 
