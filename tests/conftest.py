@@ -51,6 +51,7 @@ MISSING: dict[str, Callable[[], str | None]] = {
     "sshd": sshd.missing,
     "system-python": lambda: None if _system_python() else "needs /usr/bin/python3 of the version that runs the tests",
     "systemd-analyze": lambda: None if shutil.which("systemd-analyze") else "needs systemd-analyze",
+    "rsyslogd": lambda: None if shutil.which("rsyslogd", path="/usr/sbin:/usr/bin:/sbin") else "needs rsyslogd",
     "shared": lambda: None if shared_data().is_dir() else "needs the labelled data in ../shared/data",
 }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import re
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DEADLINE_S = 60.0
+SYSTEM_PATH = "/usr/sbin:/sbin:/usr/bin"
 CATEGORIES = {"app": "app", "severity": "severity", "text": "msg"}
 
 
@@ -133,6 +136,39 @@ def test_pythons_handler_is_read_though_it_names_no_host_and_ends_messages_with_
     assert receiver.texts == [("plc", "warning", str(number)) for number in range(100)]
     assert receiver.streams == ["127.0.0.1"] * 100
     assert sorted(set(receiver.times)) == receiver.times  # else the engine would take them for duplicates
+
+
+RSYSLOG = """
+global(workDirectory="{folder}")
+module(load="imuxsock" SysSock.Use="off")
+input(type="imuxsock" Socket="{folder}/log" RateLimit.Interval="0")
+action(type="omfwd" target="127.0.0.1" port="{port}" protocol="tcp" TCP_Framing="octet-counted"
+       template="RSYSLOG_SyslogProtocol23Format" action.resumeRetryCount="-1")
+"""
+
+
+@pytest.mark.needs("rsyslogd")
+def test_rsyslogd_forwards_what_local_programs_log(receiver: Receiver) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path is short
+        conf, where = Path(folder) / "conf", f"{folder}/log"
+        conf.write_text(RSYSLOG.format(folder=folder, port=receiver.port))
+        program = shutil.which("rsyslogd", path=SYSTEM_PATH)
+        assert program
+        command = [program, "-n", "-f", str(conf), "-i", f"{folder}/pid"]
+        with ExitStack() as held:
+            daemon = held.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            held.callback(daemon.terminate)
+            deadline = time.monotonic() + DEADLINE_S
+            while not Path(where).exists():
+                assert time.monotonic() < deadline
+                assert daemon.poll() is None
+                time.sleep(0.02)
+            local = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            local.connect(where)
+            for number in range(300):
+                local.send(b"<27>Mar 14 09:12:00 pump[7]: line %d" % number)
+            receiver.until(300)
+    assert receiver.texts == [("pump", "err", f"line {number}") for number in range(300)]
 
 
 # ── bounds ──────────────────────────────────────────────────────────────────────────────────────────────────────────

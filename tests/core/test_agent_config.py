@@ -81,7 +81,7 @@ def test_an_mqtt_source_names_the_file_of_its_password_on_the_node_and_never_the
 
 
 def test_syslog_and_opc_ua_are_named_in_fleet_yaml_and_give_what_the_recipe_needs(tmp_path: Path) -> None:
-    syslog = "{type: syslog, listen: '0.0.0.0:514', allow: [10.0.0.0/8], channels: {vib: sd.plant@32473.v}}"
+    syslog = "{type: syslog, listen: '0.0.0.0:5514', allow: [10.0.0.0/8], channels: {vib: sd.plant@32473.v}}"
     opcua = "{type: opcua, url: 'opc.tcp://plc', streams: {press: {vib: 'ns=2;s=Vib'}}}"
     both = "{name: a, sources: {s: %s, o: %s}, models: {press: [s, o]}}"
     (tmp_path / "agent.yaml").write_text(render(node(both % (syslog, opcua)), COLUMNS, there(Layout())))
