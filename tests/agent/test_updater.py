@@ -267,9 +267,8 @@ def test_a_model_that_asks_for_all_memory_is_refused(first: Node, way: str) -> N
     assert node.version == "1.0.0"
 
 
-@either_way
-def test_a_child_without_room_to_start_is_a_refusal_too(new: Node, way: str) -> None:
-    node = Node(new.folder.folder, new.operator, Limits(memory_bytes=40 * 2**20), WAYS[way])
+def test_a_program_without_room_to_start_is_a_refusal_too(new: Node) -> None:
+    node = Node(new.folder.folder, new.operator, Limits(memory_bytes=16 * 2**20), WAYS["a program"])
     assert node.refused().reason == "child-failed"
 
 

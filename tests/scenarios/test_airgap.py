@@ -30,9 +30,7 @@ class Site:
         head, gap, tail = fleet.read_text().partition("- name: gap\n")
         home = self.plant.folder / ".edgectl" / "nodes" / "gap"
         usb = f"connect: {{via: usb}}\n    agent: {{folder: {home}}}\n    report: {{silent_after: 35d}}"
-        unreached = tail.replace("connect: {via: local}", usb, 1)
-        assert unreached != tail
-        unreached = unreached.replace("path: gap.jsonl", f"path: {folder}/plant/gap.jsonl")
+        unreached = f"    {usb}\n" + tail.replace("path: gap.jsonl", f"path: {folder}/plant/gap.jsonl")
         fleet.write_text(head + gap + unreached)
         self.shell, self.stick = self.plant.shell, folder / "stick"
         self.stick.mkdir()
