@@ -15,7 +15,7 @@ from edgectl.fleet import membership
 from edgectl.inventory import shorthand
 from edgectl.inventory.agent_config import Columns
 from edgectl.inventory.reading import load
-from edgectl.inventory.types import Inventory
+from edgectl.inventory.types import Inventory, Node
 from edgectl.machine import invitation
 from edgectl.store.enrolments import Enrolment
 from edgectl.workspace import Workspace
@@ -73,3 +73,12 @@ def script(workspace: Workspace, fleet: Inventory) -> str:
 def line(fleet: Inventory, script: str, token: str) -> str:
     """What somebody types on each machine."""
     return invitation.line(fleet.receiver_url, script, token)
+
+
+def removal_line(workspace: Workspace, fleet: Inventory, node: Node) -> str:
+    """What the owner of a machine that nobody logs in to types there to take the agent off; empty where operators do
+    that, and where no receiver hands the script out. Raises `StorageError`, and as `authority_of`.
+    """
+    if node.via != "pull" or node.connect.user or not fleet.receiver_url:
+        return ""
+    return invitation.removal_line(fleet.receiver_url, script(workspace, fleet), node.agent.folder)

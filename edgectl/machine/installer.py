@@ -1,11 +1,13 @@
-"""Installs the agent on the machine that it runs on, and enrols the machine with a receiver.
+"""Installs the agent on the machine that it runs on, and enrols the machine with a receiver; or removes it.
 
 It is sent to machines as part of the install script (`edgectl.machine.invitation`), so it uses nothing but the standard
 library of Python 3.11, and every step finds out whether its work is done: run again, it completes what was cut short.
 
-Exit codes: 0 the agent runs · 2 usage · 3 the machine does not fit · 4 every place of the invite is taken · 40 the
-invite is unknown or revoked · 41 expired · 50 another installation is under way · 75 disk, receiver, package index or
-the agent itself; run it again.
+The invite's token comes in the environment (``EDGECTL_TOKEN``): every user of a machine can read command lines.
+
+Exit codes: 0 the agent runs, or is removed · 2 usage · 3 the machine does not fit, or the folder is not the agent's
+alone · 4 every place of the invite is taken · 40 the invite is unknown or revoked · 41 expired · 50 another
+installation is under way · 75 disk, receiver, package index or the agent itself; run it again.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,9 @@ ANSWER_S = 60.0
 PIP_S = 1800.0
 MIN_FREE = 300_000_000
 """Bytes: the environment takes about 200 MB, the wheels 50 MB."""
+OWN = "uplink.token"
+BELOW = {"agent", "data", "agent.yaml", OWN, "receiver-ca.pem"}
+"""What the agent has in the folder of ``--folder``."""
 CODES = {"unknown": 40, "expired": 41, "used-up": 4, "elsewhere": 3}
 
 
@@ -50,15 +56,20 @@ def main(settings: dict[str, Any], arguments: Sequence[str]) -> int:
 
     Args:
         settings: ``url``, ``ca`` (PEM, or empty for the system's), ``fleet``, and the shell texts of the steps that an
-            installation over SSH takes too: ``accounts`` and ``environment``.
+            installation over SSH takes too: ``accounts``, ``environment``, ``remove`` and ``remove-folder``.
         arguments: of the command line.
     """
     parser = argparse.ArgumentParser(prog="edgectl-install", description=f"Joins the fleet {settings['fleet']}.")
-    parser.add_argument("token", help="of the invite")
     parser.add_argument("--folder", default="", help="install below this folder, without root")
+    parser.add_argument("--remove", action="store_true", help="take the agent off this machine")
+    parser.add_argument("--keep-data", action="store_true", help="with --remove: keep alerts that were not sent")
     given = parser.parse_args(arguments)
+    token = os.environ.pop("EDGECTL_TOKEN", "")  # no other program gets it
+    if given.keep_data and not given.remove:
+        parser.error("--keep-data goes with --remove")
     try:
-        node = Installation(settings, given.token, given.folder).run()
+        run = Installation(settings, token, given.folder)
+        said = run.remove(given.keep_data) if given.remove else run.install()
     except Stop as e:
         print(f"edgectl: {e}", file=sys.stderr)
         return e.code
@@ -66,7 +77,7 @@ def main(settings: dict[str, Any], arguments: Sequence[str]) -> int:
         where = f"{e.filename}: " if e.filename else ""
         print(f"edgectl: {where}{(e.strerror or str(e)).lower()} → mend it, then run the line again", file=sys.stderr)
         return 75
-    print(f"edgectl: this machine is node {node} of the fleet {settings['fleet']}, and its agent runs", file=sys.stderr)
+    say(said)
     return 0
 
 
@@ -76,20 +87,18 @@ class Installation:
     def __init__(self, settings: dict[str, Any], token: str, folder: str) -> None:
         self.receiver = Receiver(settings["url"], settings["ca"])
         self.steps = settings
+        self.fleet = settings["fleet"]
         self.token = token
         self.folder = str(Path(folder).absolute()) if folder else ""
         self.home = Path(self.folder, "agent") if folder else Path("/opt/edgectl-agent")
         self.config = Path(self.folder) if folder else Path("/etc/edgectl-agent")
+        self.data = self.config / "data" if folder else Path("/var/lib/edgectl-agent")
         self.user = "" if folder else "edgectl-agent"
 
-    def run(self) -> str:
-        """Returns the node's name. Raises `Stop` and OSError."""
+    def install(self) -> str:
+        """Returns what to say at the end. Raises `Stop` and OSError."""
         self.check_disk()
-        with open(self._made(self.home) / "install.lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Stop("another installation is under way on this machine → let it end", 50) from None
+        with self.alone():
             offer = self.receiver.get("/install/offer?" + urllib.parse.urlencode(facts()))
             environment = self.environment(offer)
             said = self.enrol()
@@ -97,7 +106,33 @@ class Installation:
             self.place(said["files"])
             self.start(environment, said["systemd"])
             self.probe(offer["version"])
-        return str(said["node"])
+        return f"this machine is node {said['node']} of the fleet {self.fleet}, and its agent runs"
+
+    def remove(self, keep_data: bool) -> str:
+        """Stop the agent and delete all of it, as `edgectl nodes remove` does. Raises `Stop` and OSError."""
+        if not any(place.exists() for place in (self.home, self.config / "agent.yaml", self.config / OWN, self.data)):
+            where = f"below {self.folder}" if self.folder else "→ one that was installed with --folder needs it again"
+            return f"there is no agent on this machine {where}"
+        found = (
+            {path.name for path in self.config.iterdir() if not path.name.endswith(".part")} if self.folder else set()
+        )
+        if foreign := sorted(found - BELOW):
+            raise Stop(f"{self.folder} holds what is not the agent's: {', '.join(foreign)} → move it elsewhere", 3)
+        with self.alone():
+            words = ("1" if keep_data else "", self.folder)
+            self._step("remove-folder" if self.folder else "remove", "not everything could be removed", *words)
+        kept = self.data / "outbox"
+        return "the agent is removed" + (f", its alerts are kept in {kept}" if kept.exists() else "")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One at a time. Raises `Stop`."""
+        with open(self._made(self.home) / "install.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Stop("another installation is under way on this machine → let it end", 50) from None
+            yield
 
     def check_disk(self) -> None:
         place = next(p for p in (self.home, *self.home.parents) if p.exists())
@@ -137,7 +172,7 @@ class Installation:
 
     def enrol(self) -> dict[str, Any]:
         """Become a node. The uplink's token is made here and never leaves: the receiver gets its digest."""
-        own = self.config / "uplink.token"
+        own = self.config / OWN
         self.config.mkdir(mode=0o750, parents=True, exist_ok=True)
         if not own.exists():
             _write(own, secrets.token_urlsafe(32).encode() + b"\n", 0o640)
@@ -159,7 +194,7 @@ class Installation:
 
     def place(self, files: list[dict[str, Any]]) -> None:
         """Write what the receiver says: each file whole, trust only where there is none yet."""
-        data = Path(self.folder, "data") if self.folder else Path("/var/lib/edgectl-agent")
+        data = self.data
         for folder in (self.config, data, data / "trust", data / "spool"):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         for file in files:
@@ -190,8 +225,7 @@ class Installation:
 
     def supervise(self) -> None:
         """Keep it running without systemd."""
-        script, data = self.home / "supervise.sh", Path(self.folder or "/var/lib/edgectl-agent")
-        pid_file = (data / "data" if self.folder else data) / "service.pid"
+        script, pid_file = self.home / "supervise.sh", self.data / "service.pid"
         pid = int(pid_file.read_text() or 0) if pid_file.exists() else 0
         if pid and _is_supervisor(pid):
             os.kill(pid, 15)

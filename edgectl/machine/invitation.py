@@ -11,11 +11,12 @@ import json
 import shlex
 from pathlib import Path
 
-from edgectl.machine import accounts, environment
+from edgectl.machine import accounts, environment, removal
 from edgectl.machine.layout import Layout
 
 _HEAD = r"""#!/bin/sh
-# Installs edgectl-agent and joins this machine to a fleet: sh THIS TOKEN [--folder DIR]
+# Installs edgectl-agent and joins this machine to a fleet: echo TOKEN | sh THIS [--folder DIR]
+# Takes it off again:                                       sh THIS --remove [--keep-data] [--folder DIR]
 set -u
 refuse() {
     echo "edgectl: $1" >&2
@@ -49,15 +50,26 @@ done
 [ -n "$python" ] || refuse "this machine has Python $newest, expected 3.11 or newer"
 "$python" -c 'import ensurepip, ssl, venv' 2>/dev/null ||
     refuse "this machine's Python lacks venv → apt install python3-venv"
+token=
 case " $* " in
-    *" --folder "*) ;;
+    *" --remove "* | *" --help "* | *" -h "*) ;;
+    *)
+        [ ! -t 0 ] || printf 'edgectl: token of the invite: ' >&2
+        IFS= read -r token || [ -n "$token" ] || refuse "expected the token of an invite on standard input"
+        ;;
+esac
+case " $* " in
+    *" --folder "* | *" --folder="* | *" --help "* | *" -h "*) ;;
     *)
         if [ "$(id -u)" != 0 ]; then
             command -v sudo >/dev/null 2>&1 || refuse "this needs root and there is no sudo → run it as root"
-            exec sudo sh "$0" "$@"
+            printf '%s\n' "$token" | sudo sh "$0" "$@" # not as an argument: every user can read those
+            exit
         fi
         ;;
 esac
+EDGECTL_TOKEN=$token
+export EDGECTL_TOKEN
 exec "$python" -I - "$@" <<'EDGECTL'
 """
 _TAIL = """
@@ -68,10 +80,19 @@ EDGECTL
 """
 
 
+_FOLDER = "/edgectl-folder"
+"""Stands for the folder that is known only on the machine; a word that no shell quotes."""
+
+
 def script(url: str, ca: str, fleet: str) -> str:
     """The install script of a receiver at `url`, vouched for by `ca` (PEM; empty: a public authority)."""
     program = Path(__file__).with_name("installer.py").read_text(encoding="utf-8")
-    steps = {"accounts": accounts.make(Layout(), "root"), "environment": environment.SCRIPT}
+    steps = {
+        "accounts": accounts.make(Layout(), "root"),
+        "environment": environment.SCRIPT,
+        "remove": removal.script(Layout(), "root"),
+        "remove-folder": removal.script(Layout.within(_FOLDER), "root").replace(_FOLDER, '"$2"'),
+    }
     settings = repr(json.dumps({"url": url, "ca": ca, "fleet": fleet, **steps}))
     return f"{_HEAD}{program}{_TAIL.format(settings=settings)}"
 
@@ -82,15 +103,26 @@ def file_name(text: str) -> str:
 
 
 def line(url: str, text: str, token: str) -> str:
-    """What somebody types on the machine: fetch by curl or Python, compare, run."""
-    where = f"{url.rstrip('/')}/install/{file_name(text)}"
+    """What somebody types on the machine to join: the token goes through a pipe, where no other user sees it."""
+    return f"printf '%s\\n' {shlex.quote(token)} | {_run(url, text)}"
+
+
+def removal_line(url: str, text: str, folder: str = "") -> str:
+    """What somebody types on the machine to take the agent off it again."""
+    return f"{_run(url, text)} --remove" + (f" --folder {shlex.quote(folder)}" if folder else "")
+
+
+def _run(url: str, text: str) -> str:
+    """Fetch by curl or Python into a folder of its own, compare, run with the words that follow, tidy up."""
+    where = shlex.quote(f"{url.rstrip('/')}/install/{file_name(text)}")
     fetch = (
         "import ssl,sys,urllib.request as u;"
         "sys.stdout.buffer.write(u.urlopen(sys.argv[1],context=ssl._create_unverified_context()).read())"
     )
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return (
-        f"u={shlex.quote(where)} f=edgectl-install.sh; "
-        f'{{ curl -fsSk "$u" || python3 -c \'{fetch}\' "$u"; }} > $f && '
-        f"echo '{digest}  edgectl-install.sh' | sha256sum -c - > /dev/null && sh $f {shlex.quote(token)}"
+    steps = (
+        'd=$(mktemp -d) || exit 75; trap "rm -rf \\"\\$d\\"" EXIT; trap "exit 130" INT HUP TERM; '
+        f'u={where} f=$d/edgectl-install.sh; {{ curl -fsSk "$u" || python3 -c "{fetch}" "$u"; }} > "$f" && '
+        f'echo "{digest}  $f" | sha256sum -c - > /dev/null && sh "$f" "$@"'
     )
+    return f"sh -c {shlex.quote(steps)} edgectl-install"

@@ -6,24 +6,25 @@ logged; logs are the machine's.
 
 from __future__ import annotations
 
-from edgectl.machine import accounts, lease
+from edgectl.machine import accounts, lease, switch
 from edgectl.machine.interface import Host
 from edgectl.machine.layout import AGENT, Layout
 from edgectl.machine.setup import failed
 from edgectl.machine.shell import words
 
 _REMOVE = r"""
-if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then
+keep=${1-}
+if [ -n "$root" ] && [ -d /run/systemd/system ]; then
     systemctl -q disable --now "$agent" 2> /dev/null
     systemctl stop "$agent-switch-*" 2> /dev/null
     systemctl reset-failed "$agent" 2> /dev/null
 fi
 %(stop)s
-[ "$(id -u)" != 0 ] || for d in /proc/[0-9]*; do
+[ -z "$root" ] || for d in /proc/[0-9]*; do
     [ "$(stat -c %U "$d" 2> /dev/null)" != "$user" ] || kill -KILL "${d#/proc/}" 2> /dev/null
 done
 rm -f "$unit" "$unit.new"
-[ "$(id -u)" != 0 ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+[ -z "$root" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 kept=
 if [ -n "$keep" ] && [ -d "$data/outbox" ]; then
     kept=1
@@ -38,7 +39,7 @@ else
     rm -rf "$config"
 fi
 %(accounts)s
-[ -z "$kept" ] || [ "$(id -u)" != 0 ] || chown -R root:root "$data"
+[ -z "$kept" ] || [ -z "$root" ] || chown -R root:root "$data"
 rm -rf "$home" "$lease" "$lease.part" "$lease.guard"
 left=
 for f in "$unit" "$home"; do [ ! -e "$f" ] || left="$left $f"; done
@@ -47,7 +48,21 @@ for f in "$unit" "$home"; do [ ! -e "$f" ] || left="$left $f"; done
 """
 
 
-def remove(host: Host, layout: Layout, login: str, keep_data: bool, stop: str = "") -> None:
+def script(layout: Layout, login: str) -> str:
+    """Shell text that removes everything; its first argument, if it is not empty, keeps ``<data>/outbox``, as root's.
+
+    Args:
+        layout: where the agent's parts lie.
+        login: the user that operators log in as.
+    """
+    given = {"agent": AGENT, "config": layout.config, "home": layout.home, "root": "1" if layout.root else ""}
+    given["lease"] = lease.file(layout)
+    names = accounts.names(layout, login) + "".join(f"{name}={words(value)}\n" for name, value in given.items())
+    stop = f"{switch.supervised(layout)}stop"
+    return names + _REMOVE.replace("%(stop)s", stop).replace("%(accounts)s", accounts.UNMAKE if layout.root else "")
+
+
+def remove(host: Host, layout: Layout, login: str, keep_data: bool) -> None:
     """Remove everything; with `keep_data` the outbox stays, as root's. A rerun completes what was cut.
 
     Args:
@@ -55,17 +70,13 @@ def remove(host: Host, layout: Layout, login: str, keep_data: bool, stop: str = 
         layout: where the agent's parts lie.
         login: the user that operators log in as.
         keep_data: leave ``<data>/outbox``.
-        stop: shell text that ends a supervised agent.
 
     Raises:
         NodeUnreachable: no connection, or it broke.
         RemoteRefused: root is not to be had, or something could not be deleted.
         StorageError: the disk is read-only.
     """
-    given = {"agent": AGENT, "config": layout.config, "home": layout.home, "keep": "1" if keep_data else ""}
-    given["lease"] = lease.file(layout)
-    names = accounts.names(layout, login) + "".join(f"{name}={words(value)}\n" for name, value in given.items())
-    script = names + _REMOVE.replace("%(stop)s", stop).replace("%(accounts)s", accounts.UNMAKE if layout.root else "")
-    done = host.run(script, root=layout.root, timeout_s=lease.LEASE_S)
+    text = f"set -- {words('1' if keep_data else '')}\n{script(layout, login)}"
+    done = host.run(text, root=layout.root, timeout_s=lease.LEASE_S)
     if done.status:
         raise failed(host, "not everything could be removed", done)

@@ -280,7 +280,7 @@ class Installer:
         """Leave nothing of the agent on its machine. Raises as `edgectl.machine.removal.remove`, and `LockHeld`."""
         host, layout = self.machine(node), layouts.of(node)
         with closing(host), self.hold(node, host, layout):
-            removal.remove(host, layout, _basics(host).login, keep_data, f"{switch.supervised(layout)}stop")
+            removal.remove(host, layout, _basics(host).login, keep_data)
 
     def hold(self, node: Node, host: Host, layout: Layout) -> AbstractContextManager[object]:
         """Keep other operators off a machine."""

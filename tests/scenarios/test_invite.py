@@ -59,16 +59,17 @@ class Hub:
         made.mkdir(exist_ok=True)
         return made
 
-    def join(self, line: str, name: str, code: int = 0, path: str = "") -> str:
+    def join(self, line: str, name: str, code: int = 0) -> str:
         """Type `line` on a machine; its last word on stderr."""
         folder = self.machine(name)
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | ({"PATH": path} if path else {})
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"TMPDIR": str(folder)}
         done = subprocess.run(
             ["sh", "-c", f"{line} --folder {folder}/edgectl"],
             cwd=folder, env=environment, capture_output=True, text=True, timeout=500, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == code, f"{done.returncode}: {done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+        assert {path.name for path in folder.iterdir()} <= {"edgectl"}, "the script and its folder are gone"
         return (done.stderr.strip().splitlines() or [""])[-1]
 
     def same_environment(self, name: str) -> None:
@@ -143,7 +144,7 @@ def test_unknown_expired_and_revoked_invites_are_one_sentence_each(hub: Hub) -> 
     for name in ("m3", "m4"):
         hub.same_environment(name)
     line = hub.invite("--valid", "1m")
-    forged = re.sub(r"\S+$", "not-a-token", line)
+    forged = re.sub(r"(?<=n' )\S+", "not-a-token", line)
     assert "the receiver refuses: no such invite" in hub.join(forged, "m3", code=40)
     with Store("sqlite:///.edgectl/state.db", hub.shell.folder) as store:
         from sqlalchemy import update
@@ -159,15 +160,34 @@ def test_unknown_expired_and_revoked_invites_are_one_sentence_each(hub: Hub) -> 
     assert "the receiver refuses: no such invite" in hub.join(line, "m4", code=40)
 
 
+def test_its_owner_removes_the_agent_and_nothing_stays_but_the_alerts_that_he_keeps(hub: Hub) -> None:
+    (node,) = hub.nodes()
+    line = hub.shell.ok("nodes", "remove", node, "--yes", "--keep-data").strip()
+    below = hub.machine("m1") / "edgectl"
+    (below / "notes.txt").touch()
+    assert "holds what is not the agent's: notes.txt" in hub.join(line, "m1", code=3)
+    (below / "notes.txt").unlink()
+    agent = int((below / "data" / "service.pid").read_text())
+    assert hub.join(line, "m1").endswith(f"the agent is removed, its alerts are kept in {below}/data/outbox")
+    assert not Path(f"/proc/{agent}").exists()
+    kept = [path.relative_to(below) for path in below.rglob("*") if path.is_file()]
+    assert {path.parts[:2] for path in kept} == {("data", "outbox")}
+    line = line.removesuffix(" --keep-data")
+    assert hub.join(line, "m1").endswith("the agent is removed")
+    assert list(hub.machine("m1").iterdir()) == []
+    assert "there is no agent on this machine" in hub.join(line, "m1")
+
+
 def test_a_script_that_is_not_the_invited_one_is_not_run(hub: Hub) -> None:
     line = hub.invite()
-    digest = re.search(r"echo '([0-9a-f]{64})", line)
+    digest = re.search(r"[0-9a-f]{64}", line)
     assert digest
     done = subprocess.run(
-        ["sh", "-c", line.replace(digest[1], "0" * 64)], cwd=hub.machine("m5"), capture_output=True, text=True
-    )
+        ["sh", "-c", line.replace(digest[0], "0" * 64)],
+        cwd=hub.machine("m5"), env={**os.environ, "TMPDIR": str(hub.machine("m5"))}, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode != 0
-    assert list(hub.machine("m5").iterdir()) == [hub.machine("m5") / "edgectl-install.sh"]
+    assert list(hub.machine("m5").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -192,7 +212,7 @@ def test_a_machine_that_cannot_run_the_agent_is_told_before_anything_is_installe
     (tools / program).write_text(f"#!/bin/sh\n{text}\n")
     (tools / program).chmod(0o755)
     done = subprocess.run(
-        ["/bin/sh", script, "token", "--folder", str(machine / "edgectl")],
+        ["/bin/sh", script, "--folder", str(machine / "edgectl")], input="token\n",
         env={"PATH": str(tools)}, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, says in done.stderr) == (3, True), done.stderr

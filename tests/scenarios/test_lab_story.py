@@ -44,7 +44,7 @@ class Story(MachineFleet):
         self.shell.env["EDGE_SUDO"] = PASSWORD
         (folder / ".edgectl" / "wheelhouses").mkdir()
         (folder / ".edgectl" / "wheelhouses" / wheels.name).symlink_to(wheels)
-        self.before = {name: lab[name].snapshot(LOGS) for name in NAMES}
+        self.before = {name: lab[name].snapshot(LOGS) for name in EVERYWHERE}
         self.fed = 0
         self.more = self._receiving()
         self.receiver: subprocess.Popen[str] | None = None
@@ -281,5 +281,8 @@ def test_nothing_stays_on_the_machines_but_logs(story: Story) -> None:
     for name in reversed(NAMES):  # the jump host last
         story.shell.ok("nodes", "remove", name, "--yes")
         assert left(story.before[name], story.lab[name]) == [], name
-    story.shell.ok("nodes", "remove", FAR, "--yes", "--forget")
+    line = story.shell.ok("nodes", "remove", FAR, "--yes").strip()
+    done = story.lab[FAR].console(line, timeout_s=120)
+    assert done.stderr.endswith("edgectl: the agent is removed\n"), done.stderr
+    assert left(story.before[FAR], story.lab[FAR]) == []
     assert story.json("nodes", "list") == []

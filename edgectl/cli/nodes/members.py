@@ -22,6 +22,7 @@ from edgectl.cli.output import (
     emit_one,
     note,
     settings,
+    write,
 )
 from edgectl.cli.rolling import SelectOption
 
@@ -152,7 +153,11 @@ def remove(
     forget: Annotated[bool, typer.Option("--forget", help="Leave its machine as it is, and forget the node.")] = False,
     yes: YesOption = False,
 ) -> None:
-    """Stop a node, delete all of the agent on its machine and take it out of fleet.yaml."""
+    """Stop a node, delete all of the agent on its machine and take it out of fleet.yaml.
+
+    Of a node that pulls, it prints the line that deletes the agent: its owner runs it there.
+    """
+    from edgectl.enrolment import inviting
     from edgectl.fleet import membership
 
     said = settings(ctx)
@@ -165,12 +170,16 @@ def remove(
     if not confirm(f"Remove node {name} {what}?", yes=yes, settings=said):
         return note("nothing was removed")
     with workspace.lock(f"nodes remove {name}"):
+        line = inviting.removal_line(workspace, fleet, node)
         uninstall = None if forget else lambda: moving.uninstall(said, fleet, node, keep_data)
         membership.remove(node, workspace, uninstall)
         with wiring.store(workspace, fleet) as store:
             store.nodes.forget(name)
             if store.enrolments.forget(name):
                 store.credentials.revoke(name, time.time_ns())
+    if line:
+        write(f"{line}{' --keep-data' if keep_data else ''}")
+        return note(f"{name} is removed; this line, run on its machine, deletes the agent (add --folder if it has one)")
     return note(f"{name} is removed{'; what it has where it lives stays there' if forget else ''}")
 
 
