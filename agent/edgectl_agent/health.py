@@ -11,7 +11,7 @@ import msgspec
 from edgectl_agent import __version__
 from edgectl_agent.config import Config
 from edgectl_agent.core.errors import StorageError
-from edgectl_agent.core.messages import ModelStatus, NodeState, OutboxStatus, Report, SourceStatus
+from edgectl_agent.core.messages import NO_MODEL, ModelStatus, NodeState, OutboxStatus, Report, SourceStatus
 from edgectl_agent.core.units import iso
 from edgectl_agent.feeds import Feed
 from edgectl_agent.roster import Roster
@@ -42,7 +42,7 @@ def judge(
     reasons: dict[NodeState, list[str]] = {
         "failed": [f"{recipe}: {why}" for recipe, why in sorted(failed.items())],
         "degraded": [f"storage: {why}" for why in storage if why],
-        "warming": [f"{recipe}: no model yet" for recipe in wanted if recipe not in running and recipe not in failed],
+        "warming": [f"{recipe}: {NO_MODEL}" for recipe in wanted if recipe not in running and recipe not in failed],
     }
     reasons["degraded"] += [f"source {s.name}: {s.detail}" for s in sources if s.state == "failed"]
     if outbox.bytes > _NEARLY_FULL * outbox.limit_bytes:

@@ -26,6 +26,7 @@ from edgectl.connectors.ssh_reach import Reach, reach
 from edgectl.connectors.tunnel import Tunnel
 from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
 from edgectl.core.last_words import ending
+from edgectl.core.records import NOT_INSTALLED
 from edgectl.inventory.types import Node
 from edgectl.machine import layout as layouts
 from edgectl.machine import service as services
@@ -234,7 +235,7 @@ class SshConnector(Connector):
         traces = (self._layout.agent_yaml, self._layout.current, self._layout.unit)
         if self.host.run(" || ".join(words("test", "-e", trace) for trace in traces)).status:
             fix = f"edgectl nodes bootstrap {self.name}"
-            return NodeUnreachable(f"node {self.name}: the agent is not installed", hint=fix, reason="not-installed")
+            return NodeUnreachable(f"node {self.name}: {NOT_INSTALLED}", hint=fix, reason="not-installed")
         return self._unreachable("the agent does not run", f"edgectl nodes start {self.name}", lines=1)
 
     def _dead_or(self, why: str) -> NodeUnreachable:

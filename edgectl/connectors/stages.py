@@ -32,27 +32,28 @@ def walk(node: Node, context: Context, heard: Callable[[Report], None]) -> tuple
         return ()
     connector = CONNECTORS[node.via](node, context)
     try:
-        return tuple(_walked([*make(node, context, connector), *_last(node, connector, heard)]))
+        return tuple(_walked(node.name, [*make(node, context, connector), *_last(node, connector, heard)]))
     except ConfigError as e:
-        return (Step(stage="settings", state="failed", detail=e.message, fix=e.hint or ""),)
+        return (_failed(node.name, "settings", e),)
     finally:
         connector.close()
 
 
-def _walked(stages: list[Stage]) -> Iterator[Step]:
+def _walked(node: str, stages: list[Stage]) -> Iterator[Step]:
     for i, (stage, look) in enumerate(stages):
         try:
             yield Step(stage=stage, state="ok", detail=look())
         except (OSError, EdgeError) as e:
             at = "trust" if isinstance(e, NodeUntrusted) else stage
-            yield _failed(at, e)
+            yield _failed(node, at, e)
             yield from skipped([name for name, _ in stages[i + 1 :]], at)
             return
 
 
-def _failed(stage: str, e: Exception) -> Step:
+def _failed(node: str, stage: str, e: Exception) -> Step:
     if isinstance(e, EdgeError):
-        return Step(stage=stage, state="failed", detail=e.message, fix=e.hint or "")
+        detail = e.message.removeprefix(f"node {node}: ")  # who reads the steps knows which node
+        return Step(stage=stage, state="failed", detail=detail, fix=e.hint or "")
     said = "no answer in time" if isinstance(e, TimeoutError) else getattr(e, "strerror", None) or str(e)
     return Step(stage=stage, state="failed", detail=said.lower())
 

@@ -13,7 +13,7 @@ from edgectl_agent.core.messages import Assignment, ModelStatus, Placement, Repo
 from edgectl_agent.core.units import SECOND_NS, iso
 
 from edgectl.core.evidence import placement
-from edgectl.core.records import AlertRecord, Expected, NodeRecord, RolloutRecord
+from edgectl.core.records import NOT_INSTALLED, AlertRecord, Expected, NodeRecord, RolloutRecord
 from edgectl.core.versions import distance, fits, way_out
 
 SKEW_NS = 30 * SECOND_NS
@@ -131,7 +131,8 @@ def reachability(facts: Facts) -> Iterator[Finding]:
         if record.error:
             since = record.failing_since_ns or record.attempted_ns
             detail = record.error.removeprefix(f"node {name}: ")  # the finding names it already
-            yield Finding(kind="unreachable", node=name, since_ns=since, detail=detail, fix=show)
+            fix = f"edgectl nodes bootstrap {name}" if NOT_INSTALLED in detail else show
+            yield Finding(kind="unreachable", node=name, since_ns=since, detail=detail, fix=fix)
         elif record.report is None:
             said = "has never reported"
             yield Finding(kind="never-reported", node=name, since_ns=facts.now_ns, detail=said, fix=again)

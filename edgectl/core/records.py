@@ -10,6 +10,9 @@ from edgectl.core.rollout import Plan, RolloutState
 MALFORMED = "its answer is not a"
 """How the error begins that the receiver keeps of a node whose report it cannot read."""
 
+NOT_INSTALLED = "the agent is not installed"
+"""What is said of a machine that is reached and has no agent."""
+
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one node. `error` is empty if the last attempt to reach it succeeded."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
+from edgectl_agent.core.messages import NO_MODEL
 from edgectl_agent.core.units import format_duration, iso
 
 from edgectl.core.audit import Finding
@@ -161,7 +162,9 @@ def _says(subject: Subject, state: str) -> Iterator[Reason]:
     when = "" if state == report.state else f"when last heard it was {report.state}: "
     fix = f"edgectl nodes restart {subject.node}" if report.state == "failed" and not when else ""
     for text in report.reasons or (f"reports itself {report.state}",):
-        yield Reason(text=f"{when}{text}", fix=fix)
+        lacking = text.removesuffix(f": {NO_MODEL}") if text.endswith(NO_MODEL) else ""
+        deploy = f"edgectl deploy {lacking} --select name={subject.node}" if lacking and not when else ""
+        yield Reason(text=f"{when}{text}", fix=deploy or fix)
 
 
 def _placed(subject: Subject) -> Iterator[Reason]:

@@ -41,10 +41,10 @@ def machine(node: Node, host: Callable[[Node], Host], wheelhouses: tuple[Manifes
         finally:
             with_host.close()
     except NodeUntrusted as e:
-        refused = Check(name="host key", verdict="refuse", found=e.message, fix=e.hint or "")
+        refused = Check(name="host key", verdict="refuse", found=_said(node, e), fix=e.hint or "")
         return Checked(name=node.name, verdict="refuse", checks=(refused,))
     except EdgeError as e:
-        refused = Check(name="connection", verdict="refuse", found=e.message, fix=e.hint or "")
+        refused = Check(name="connection", verdict="refuse", found=_said(node, e), fix=e.hint or "")
         verdict: Literal["unreachable", "refuse"] = "unreachable" if isinstance(e, NodeUnreachable) else "refuse"
         return Checked(name=node.name, verdict=verdict, checks=(refused,))
     needs = Needs(
@@ -61,3 +61,7 @@ def machine(node: Node, host: Callable[[Node], Host], wheelhouses: tuple[Manifes
         *check(facts, needs),
     )
     return Checked(name=node.name, verdict=worst(checks), checks=checks)
+
+
+def _said(node: Node, e: EdgeError) -> str:
+    return e.message.removeprefix(f"node {node.name}: ")  # the row names it already

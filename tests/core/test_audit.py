@@ -77,6 +77,11 @@ def test_a_node_that_reports_by_itself_is_not_to_be_asked() -> None:
     assert fixes == ["edgectl collect", "edgectl nodes why a"]
 
 
+def test_a_machine_without_an_agent_gets_one_next() -> None:
+    bare = record(None, error="node a: the agent is not installed", failing_since_ns=NOW - 60 * S)
+    assert [found.fix for found in audit(facts(bare))] == ["edgectl nodes bootstrap a"]
+
+
 @pytest.mark.parametrize(
     ("node", "kind"),
     [

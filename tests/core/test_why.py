@@ -60,6 +60,8 @@ FINDING = Finding(kind="config-drift", node="a", since_ns=0, detail="drifted", f
         (subject(heard(state="failed", reasons=("p: bad",))), "failed", "p: bad", "edgectl nodes restart a"),
         (subject(heard(state="degraded", reasons=("disk",))), "degraded", "disk", ""),
         (subject(heard(state="warming")), "warming", "reports itself warming", ""),
+        (subject(heard(state="warming", reasons=("p: no model yet",))), "warming", "p: no model yet",
+         "edgectl deploy p --select name=a"),
         (subject(heard(), findings=(FINDING,)), "healthy", "config-drift: drifted", "edgectl nodes configure"),
         (subject(lost(), **behind("unreachable", "silent", "healthy")), "unreachable",
          "2 of 3 others behind jump host j are away too: look there first", ASK),

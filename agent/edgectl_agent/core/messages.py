@@ -16,6 +16,9 @@ from edgectl_agent.core.bundle import Variant
 
 Severity = Literal["warning", "critical"]
 AlertState = Literal["open", "cleared"]
+NO_MODEL = "no model yet"
+"""How the reason ends that a node gives for each recipe without a model: ``RECIPE: no model yet``."""
+
 NodeState = Literal["healthy", "warming", "degraded", "failed"]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
