@@ -33,7 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("edgectl.cli.train:train", "Train a recipe on data and put the bundles into the registry."),
     "bench": ("edgectl.cli.bench:bench", "Measure this machine with a trained model."),
     "models": ("edgectl.cli.models:app", "List, show, sign and verify trained models."),
-    "nodes": ("edgectl.cli.nodes:app", "Add, check, install, upgrade, configure, explain and remove nodes."),
+    "nodes": ("edgectl.cli.nodes:app", "Add, check, install, upgrade, explain and remove nodes."),
     "deploy": ("edgectl.cli.deploy:deploy", "Roll a signed model out, canary first."),
     "rollback": ("edgectl.cli.rollback:rollback", "Return nodes to the model they ran before."),
     "collect": ("edgectl.cli.collect:collect", "Pull reports and alerts into the store."),

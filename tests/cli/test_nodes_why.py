@@ -32,4 +32,4 @@ def test_a_node_that_answers_is_judged_by_what_it_says_now(shell: Shell) -> None
     assert said.startswith("pi-1 is healthy\n")
     assert "nothing is wrong with it" in said
     shell.ok("nodes", "stop", "pi-1")
-    assert "answers: node pi-1: " in shell.ok("nodes", "why", "pi-1", "--ask")
+    assert "1. answers: the agent does not run" in shell.ok("nodes", "why", "pi-1", "--ask")

@@ -155,7 +155,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         lab.boot()
         for name in EVERYWHERE:
             lab[name].run(f"install -m 644 /dev/null {DATA}")
-        lab[ASKING].run("touch ~/.sudo_as_admin_successful", user="edge")  # sudo leaves it at its first use
+        for name in (ASKING, FAR):  # sudo leaves it at its first use
+            lab[name].run("touch ~/.sudo_as_admin_successful", user="edge")
         story = Story(tmp_path_factory.mktemp("mona") / "fleet", lab, wheels)
         (story.folder / "models" / "press").mkdir(parents=True)
         recipe = RECIPE.replace("alerts: {", "alerts: {clear_after: 30s, ")
@@ -195,7 +196,7 @@ def test_a_machine_that_nobody_reaches_joins_by_the_line_of_an_invite(story: Sto
     far.run("systemctl stop node-ssh")
     story.serve()
     line = story.shell.ok("nodes", "invite", "--site", "hills", "--profile", "far").strip()
-    done = far.console(line, timeout_s=600)
+    done = far.console(line, user="edge", timeout_s=600)
     assert f"this machine is node {FAR} of the fleet acme" in done.stderr, done.stderr
     until(lambda: {row["name"]: row["state"] for row in story.json("nodes", "list")}[FAR] == "warming")
 
@@ -282,7 +283,7 @@ def test_nothing_stays_on_the_machines_but_logs(story: Story) -> None:
         story.shell.ok("nodes", "remove", name, "--yes")
         assert left(story.before[name], story.lab[name]) == [], name
     line = story.shell.ok("nodes", "remove", FAR, "--yes").strip()
-    done = story.lab[FAR].console(line, timeout_s=120)
+    done = story.lab[FAR].console(line, user="edge", timeout_s=120)
     assert done.stderr.endswith("edgectl: the agent is removed\n"), done.stderr
     assert left(story.before[FAR], story.lab[FAR]) == []
     assert story.json("nodes", "list") == []
