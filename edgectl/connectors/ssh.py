@@ -132,6 +132,8 @@ class SshConnector(Connector):
                 except StorageError as e:
                     why = f"cannot put {name} into its spool: {e.message.removeprefix(f'node {self.name}: ')}"
                     raise StorageError(f"node {self.name}: {why}", hint=e.hint) from e
+            if self._root_login:
+                return  # root leaves nothing in the agent's folders
             with link.sftp() as sftp, suppress(OSError):  # a folder that only root may read
                 for folder in {posixpath.dirname(path) for path in paths.values()}:
                     sweep(sftp, folder)
@@ -202,8 +204,16 @@ class SshConnector(Connector):
 
     # ── the spool ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def _root_login(self) -> bool:
+        """Whether SFTP would write as root: it follows whatever link the agent's user has put there."""
+        return self._layout.root and self.host.is_root
+
     def _put(self, link: Link, path: str, upload: Upload) -> None:
         folder = posixpath.dirname(path)
+        if self._root_login:
+            self.host.write(path, upload.content, mode=FILE_MODE, root=True)
+            return
         try:
             with link.sftp() as sftp:
                 try:

@@ -2,7 +2,8 @@
 
 A file is written under a temporary name in its own folder, compared by SHA-256 on the machine, and renamed. A large one
 goes to ``.NAME.HASH.part``, so that the same upload goes on where it was cut. What root must own goes to the user's
-home first and is installed from there.
+home first and is installed from there; so does what root by login puts into the agent's folders, see
+`edgectl.machine.agents_own`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from edgectl.connectors.sftp import LARGE, Upload, put
 from edgectl.connectors.ssh_reach import Reach, reach
 from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
 from edgectl.inventory.types import Node
+from edgectl.machine import agents_own
 from edgectl.machine.interface import Done, Host, Told
 from edgectl.machine.shell import words
 
@@ -38,11 +40,11 @@ _FOLDER = """\
 made() {
     [ -d "$1" ] && return
     made "$(dirname "$1")"
-    mkdir -m 755 "$1"
+    mkdir -m "$([ -z "${alike-}" ] && echo 755 || stat -c %a "$(dirname "$1")")" "$1"
     chown "$(stat -c %u:%g "$(dirname "$1")")" "$1" 2> /dev/null || :
 }
 """
-"""What root makes belongs to whom the folder around it belongs to."""
+"""What root makes belongs to whom the folder around it belongs to; the agent's are as open as the one around them."""
 
 _TAKE = (
     """\
@@ -57,6 +59,7 @@ trap 'rm -f "$temporary" ${4:+"$4"}' EXIT
 trap 'exit 1' HUP INT TERM
 made "$folder"
 [ ! -d "$1" ] || { echo "$1: Is a directory" >&2; exit 1; }
+rm -f "$temporary"
 cat ${4:+"$4"} > "$temporary"
 sha256sum < "$temporary" | grep -q "^$3" || { echo "the content did not arrive whole" >&2; exit 3; }
 like=$folder
@@ -68,6 +71,28 @@ mv -f "$temporary" "$1"
 """
 )
 """PATH MODE HASH [STAGED]: takes the content from STAGED or standard input; nothing else than all of it is renamed."""
+
+_THEIRS = agents_own.functions() + 'agents "$(dirname "$1")"'
+"""PATH: whether it is in the agent's folders."""
+
+
+def _careful(script: str) -> str:
+    """`script`, whose arguments are PATH MODE HASH [STAGED], run as the agent's user where PATH is in its folders."""
+    return f"""\
+{_THEIRS} || {{
+{script}
+exit
+}}
+staged=${{4-}}
+if [ -n "$staged" ]; then
+    trap 'rm -f "$staged"' EXIT
+    trap 'exit 1' HUP INT TERM
+    exec < "$staged"
+fi
+cd /  # root's home is closed to others
+as_agent {words("alike=1" + chr(10) + script)} sh "$1" "$2" "$3"
+"""
+
 
 _STAGE = """\
 for litter in .edgectl-* ..edgectl-*; do
@@ -106,11 +131,12 @@ class SshHost(Host):
         self, path: str, content: bytes | Path, *, mode: int = 0o644, root: bool = False, told: Told | None = None
     ) -> bool:
         upload = Upload.of(content, told)
-        if self.script(_SAME, path, f"{mode:o}", upload.sha256, root=root).text == "same":
+        same = _careful(_SAME) if root else _SAME
+        if self.script(same, path, f"{mode:o}", upload.sha256, root=root).text == "same":
             return False
         if upload.size <= LARGE:
             self._take(path, mode, upload, root, stdin=upload.bytes())
-        elif not root or self.is_root:
+        elif not root or (self.is_root and self.script(_THEIRS, path, root=True).status == 1):
             self._make_folder(posixpath.dirname(path), root)
             self._put(path, mode, upload)
         else:
@@ -191,7 +217,8 @@ class SshHost(Host):
             raise self._cannot_write(folder, done.complaint)
 
     def _take(self, path: str, mode: int, upload: Upload, root: bool, stdin: bytes = b"", staged: str = "") -> None:
-        done = self.script(_TAKE, path, f"{mode:o}", upload.sha256, staged, root=root, stdin=stdin)
+        take = _careful(_TAKE) if root else _TAKE
+        done = self.script(take, path, f"{mode:o}", upload.sha256, staged, root=root, stdin=stdin)
         if done.status == 3:
             raise NodeUnreachable(f"node {self.name}: {path}: {done.complaint}", hint="run the same command again")
         if done.status:

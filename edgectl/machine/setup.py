@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgectl.core.errors import ConfigError, NodeUnreachable, RemoteRefused, StorageError, TrustError
-from edgectl.machine import accounts, environment, switch
+from edgectl.machine import accounts, agents_own, environment, switch
 from edgectl.machine.environment import Environment
 from edgectl.machine.interface import Done, Host, Told
 from edgectl.machine.layout import AGENT, Layout
@@ -268,10 +268,10 @@ class Setup:
             if self.host.read(path, root=self.layout.root) is None:
                 parents = _between(self.layout.data, path)
                 self._run(f"mkdir -p -m 750 {words(*parents)}", "a folder cannot be made")
+                if self.layout.root:  # -h: the agent's folder may hold a link by that name
+                    owned = words(f"{self.layout.user}:{self.layout.user}", *parents)
+                    self._run(f"chown -h {owned}", "a folder cannot be given to the agent")
                 self.host.write(path, content, mode=0o640, root=self.layout.root)
-                if self.layout.root:
-                    owned = words(f"{self.layout.user}:{self.layout.user}", *parents, path)
-                    self._run(f"chown {owned}", "a file cannot be given to the agent")
 
     def _run(self, script: str, what: str) -> None:
         done = self.host.run(f"LC_ALL=C; export LC_ALL\n{script}", root=self.layout.root, timeout_s=120)
@@ -315,12 +315,16 @@ def _folders(layout: Layout, login: str) -> dict[str, str]:
 
 def make_folders(layout: Layout, login: str) -> str:
     """Shell text that makes the folders, and gives the agent what a removal kept of it, which root has had since."""
-    lines = ["set -e"]
+    lines = ["set -e", agents_own.functions(layout.user)]
     if layout.root:  # first: the data folder's owner is what tells a rerun that this is still to be done
         kept, owner = words(f"{layout.data}/outbox"), words(f"{layout.user}:{layout.user}")
         lines.append(f"[ ! -d {kept} ] || find {kept} -user 0 -exec chown -h {owner} {{}} +")
     for path, rights in _folders(layout, login).items():
         mode, owner = rights.split()
+        if layout.root and path == layout.spool:  # in a folder of the agent's
+            lines.append(f"[ ! -e {words(path)} ] || chown -h {words(owner)} {words(path)}")
+            lines.append(f"cd {words(layout.data)}; as_agent 'mkdir -p spool && chmod {mode} spool'")
+            continue
         lines.append(f"mkdir -p {words(path)}; chown {words(owner)} {words(path)}; chmod {mode} {words(path)}")
     return "\n".join(lines)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgectl.connectors.sftp import Upload, part
 from edgectl.connectors.ssh import SshConnector
 from edgectl.connectors.ssh_host import SshHost
 from edgectl.connectors.ssh_pool import Pool
@@ -18,12 +20,14 @@ from edgectl.inventory import editing
 from edgectl.inventory.types import Connect, SecretRef
 from edgectl.machine.layout import Layout
 from edgectl.machine.service import Systemd
+from edgectl.machine.setup import make_folders
 from edgectl.workspace import Workspace
 from tests.support.cli import Shell
 from tests.support.lab import PASSWORD, Lab, Node
 
 pytestmark = pytest.mark.needs("lab")
 BIG = os.urandom(1_000_000)
+OF_ROOT = "stat -c '%n %u %g %a %s %F' /etc/of-root /etc/of-root.d; ls -A /etc/of-root.d; cat /etc/of-root"
 UNIT = """\
 [Service]
 ExecStart=/bin/sh -c 'trap "" TERM; echo up; while :; do sleep 1; done'
@@ -141,6 +145,73 @@ def test_the_api_and_the_spool_are_reached_by_the_group_or_else_by_root(host: ty
             SshConnector(machine._reach, layout).request("GET", "/v1/status")
     finally:
         node.run("echo 'edge ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/edge")
+
+
+@pytest.fixture
+def guarded(lab: Lab) -> Iterator[tuple[Node, str]]:
+    """A node whose agent owns a data folder, and a file of root's that its agent wants to change."""
+    node, victim = named(lab, "lacks"), "/etc/of-root"
+    node.run("groupadd -f edgectl-agent; id edgectl-agent || useradd -r -g edgectl-agent edgectl-agent")
+    node.run("rm -rf /var/lib/edgectl-agent /etc/of-root*; echo kept > /etc/of-root; mkdir /etc/of-root.d")
+    for mode, folder in ((750, ""), (750, "trust"), (2770, "spool")):
+        node.run(f"install -d -o edgectl-agent -g edgectl-agent -m {mode} /var/lib/edgectl-agent/{folder}")
+    before = node.run(OF_ROOT)
+    yield node, victim
+    assert node.run(OF_ROOT) == before
+
+
+@pytest.mark.parametrize("tool", ["setpriv", "su"])
+@pytest.mark.parametrize("content", [b"small\n", BIG], ids=["small", "large"])
+def test_root_follows_no_link_that_the_agent_has_put_where_root_writes(
+    host: type[SshHost], guarded: tuple[Node, str], tool: str, content: bytes
+) -> None:
+    node, victim = guarded
+    machine, layout, upload = host("lacks", user="root"), Layout(), Upload.of(content)
+    spool, root_json = f"{layout.spool}/targets/bundle", layout.path("data/trust/root.json")
+    planted = [part(spool, upload), spool, root_json, f"{posixpath.dirname(root_json)}/.root.json.{upload.sha256}.tmp"]
+    node.run(f"mkdir -p {layout.spool}/targets", user="edgectl-agent")
+    node.run("".join(f"ln -s {victim} {path};" for path in planted), user="edgectl-agent")
+    if tool == "su":
+        node.run("mv /usr/bin/setpriv /usr/bin/setpriv.away")
+    try:
+        SshConnector(machine._reach, layout).upload({"targets/bundle": content, "deep/er/bundle": content})
+        assert SshConnector(machine._reach, layout).place({"data/trust/root.json": content}) is True
+        assert machine.read(spool) == machine.read(root_json) == content
+        assert SshConnector(machine._reach, layout).place({"data/trust/root.json": content}) is False
+    finally:
+        if tool == "su":
+            node.run("mv /usr/bin/setpriv.away /usr/bin/setpriv")
+    found = node.run(f"cd {layout.data}; stat -c '%U:%G %a %F' spool/deep/er spool/deep/er/bundle trust/root.json")
+    folder, file = "edgectl-agent:edgectl-agent 2770 directory", "edgectl-agent:edgectl-agent 640 regular file"
+    assert found.splitlines() == [folder, file, file]
+    assert node.run(f"find {layout.data} -name '.*'; ls -A /root | grep edgectl || :").split() == planted[:1]
+
+
+@pytest.mark.parametrize("content", [b"small\n", BIG], ids=["small", "large"])
+def test_a_folder_of_the_agents_that_is_a_link_to_one_of_roots_is_one_sentence(
+    host: type[SshHost], guarded: tuple[Node, str], content: bytes
+) -> None:
+    node, victim = guarded
+    node.run("cd /var/lib/edgectl-agent; rmdir trust spool", user="edgectl-agent")
+    node.run(f"cd /var/lib/edgectl-agent; ln -s {victim}.d trust; ln -s {victim}.d spool", user="edgectl-agent")
+    connector = SshConnector(host("lacks", user="root")._reach, Layout())
+    with pytest.raises(StorageError, match=r"node lacks: cannot put targets/b into its spool: .*: permission denied"):
+        connector.upload({"targets/b": content})
+    with pytest.raises(StorageError, match=r"node lacks: cannot write .*/trust/root.json: permission denied"):
+        connector.place({"data/trust/root.json": content})
+    done = connector.host.run(make_folders(Layout(), "root"), root=True)
+    assert (done.status, "Operation not permitted" in done.complaint) == (1, True)
+
+
+def test_what_root_puts_into_the_agents_folders_goes_on_where_it_was_cut(
+    host: type[SshHost], guarded: tuple[Node, str]
+) -> None:
+    node, told = guarded[0], list[int]()
+    machine, upload, path = host("lacks", user="root"), Upload.of(BIG), f"{Layout().spool}/bundle"
+    machine.write(part(f"/root/.edgectl-{upload.sha256}", upload), BIG[:600_000], root=True)
+    assert machine.write(path, BIG, mode=0o640, root=True, told=told.append) is True
+    assert (told[0], sum(told)) == (600_000, len(BIG))
+    assert node.run(f"stat -c '%U %a' {path}; ls -A /root | grep edgectl || :") == "edgectl-agent 640\n"
 
 
 def test_a_unit_is_started_once_and_ended_by_force_where_it_does_not_listen(host: type[SshHost], lab: Lab) -> None:
