@@ -11,6 +11,7 @@ harm to the detection that goes on in the parent, and the 80 MB that TUF and a s
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import tempfile
@@ -72,15 +73,18 @@ class TrustClient:
         self._collected: Collected | None = None
 
     def run(self, standing: Standing) -> Verdict:
-        """Verify everything; a refusal is a `Verdict` with an exit code. Raises only what is a bug."""
+        """Verify everything; a refusal is a `Verdict` with an exit code. Raises only what is this process's
+        own failure: a bug, or too little memory."""
         try:
             staged = self._verify(standing)
         except EdgeError as e:
             return self._verdict(reason=e.reason, message=str(e), exit_code=e.exit_code)
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as e:
+            _unless_starved(e)
             error = _translate(e, self._fetcher.last)
             return self._verdict(reason=error.reason, message=str(error), exit_code=error.exit_code)
         except OSError as e:
+            _unless_starved(e)
             message = f"{e.filename or self._data_dir}: {e.strerror or e}"
             return self._verdict(reason=StorageError.reason, message=message, exit_code=StorageError.exit_code)
         return self._verdict(staged=staged)
@@ -230,6 +234,16 @@ def _decode(raw: bytes, into: type[T], name: str) -> T:
         return msgspec.json.decode(raw, type=into)
     except UNREADABLE as e:
         raise TrustError(f"{name} does not decode: {e}", reason="malformed") from e
+
+
+def _unless_starved(error: BaseException) -> None:
+    """Raise what `error` comes from, if that is this process: too little memory, for which python-tuf calls metadata
+    malformed and an import looks like a bad disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError | ImportError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _translate(error: Exception, file: str) -> EdgeError:

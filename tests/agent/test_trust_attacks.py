@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -63,6 +64,21 @@ def test_a_node_that_runs_what_it_should_is_left_alone(mona: Operator, node: Nod
     assert (verdict.staged, verdict.exit_code) == ((), 0)
     assert verdict.trust is not None
     assert verdict.trust == mona.repository.versions()
+
+
+@pytest.mark.parametrize("shortage", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_a_shortage_of_memory_says_nothing_of_the_metadata(
+    mona: Operator, node: NodeFolder, monkeypatch: pytest.MonkeyPatch, shortage: Exception
+) -> None:
+    def loads(raw: bytes) -> object:
+        raise shortage
+
+    mona.release("1.1.0", seed=2)
+    mona.deploy("1.1.0", epoch=2)
+    node.push(mona)
+    monkeypatch.setattr("tuf.api.serialization.json.json.loads", loads)
+    with pytest.raises(type(shortage)):
+        node.verify(mona.now)
 
 
 def test_a_new_release_is_staged_and_admitted(mona: Operator, node: NodeFolder) -> None:
