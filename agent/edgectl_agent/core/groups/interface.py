@@ -12,8 +12,10 @@ The promise of every group:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +58,19 @@ def elapsed(since: Int64, now: Int64) -> Int64:
     passed = now - np.where(since == NEVER, now, since)
     found: Int64 = np.where(passed < 0, np.iinfo(np.int64).max, passed)
     return found
+
+
+class StreamState(Protocol):
+    """State over streams: `StreamArrays`, or what is made of such."""
+
+    @property
+    def bytes_per_stream(self) -> int: ...
+
+    def forget(self, streams: NDArray[Any]) -> None: ...
+
+    def snapshot(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 class StreamArrays:
@@ -105,6 +120,8 @@ class Group(ABC):
     width: int
     """How many columns it has."""
     state: StreamArrays
+    parts: Mapping[str, StreamState] = MappingProxyType({})
+    """State beside `state`, by its name in the snapshot, which no column of `state` has."""
 
     @abstractmethod
     def push(self, rows: Rows) -> Float64:
@@ -112,20 +129,23 @@ class Group(ABC):
 
     def forget(self, streams: NDArray[Any]) -> None:
         """These stream indices now mean other streams, or none."""
-        self.state.forget(streams)
+        for kept in (self.state, *self.parts.values()):
+            kept.forget(streams)
 
     def snapshot(self) -> dict[str, Any]:
         """All state, of plain values."""
-        return self.state.snapshot()
+        return self.state.snapshot() | {name: part.snapshot() for name, part in self.parts.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `snapshot` was taken by a group of the same definition."""
         self.state.restore(state)
+        for name, part in self.parts.items():
+            part.restore(state[name])
 
     @property
     def bytes_per_stream(self) -> int:
         """What one stream costs in memory, without what numpy adds per array."""
-        return self.state.bytes_per_stream
+        return sum(kept.bytes_per_stream for kept in (self.state, *self.parts.values()))
 
 
 def channel_columns(spec: FeatureSpec, names: tuple[str, ...]) -> list[int]:

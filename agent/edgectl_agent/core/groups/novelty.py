@@ -14,8 +14,6 @@ and that is what the warm-up is for.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +39,8 @@ class Novelty(Group):
         shape = (self.width, self._bytes)
         self.state = StreamArrays(span=((), np.int64, NEVER), present=(shape, np.uint8, 0), former=(shape, np.uint8, 0))
         self._share = Panes(group.share_ns, group.panes, (self.width, 2), np.uint32, np.add) if group.share_ns else None
+        if self._share is not None:
+            self.parts = {"share": self._share.state}
 
     def push(self, rows: Rows) -> Float64:
         self.state.reserve(rows.stream)
@@ -111,24 +111,6 @@ class Novelty(Group):
         """The filter's bits of each value, shape (n, k, HASHES)."""
         hashes = np.stack([mixed(codes, salt=16 + i) for i in range(HASHES)], axis=2)
         return (hashes % np.uint64(8 * self._bytes)).astype(np.int64)
-
-    def forget(self, streams: NDArray[Any]) -> None:
-        super().forget(streams)
-        if self._share is not None:
-            self._share.state.forget(streams)
-
-    def snapshot(self) -> dict[str, Any]:
-        share = {"share": self._share.state.snapshot()} if self._share is not None else {}
-        return super().snapshot() | share
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        if self._share is not None:
-            self._share.state.restore(state["share"])
-
-    @property
-    def bytes_per_stream(self) -> int:
-        return super().bytes_per_stream + (self._share.state.bytes_per_stream if self._share is not None else 0)
 
 
 def _mask(bits: Int64) -> NDArray[np.uint8]:

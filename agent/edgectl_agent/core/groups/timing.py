@@ -8,10 +8,8 @@ counts, whichever of its channels are missing.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.bundle import FeatureSpec, TimingFeatures
@@ -28,6 +26,7 @@ class Timing(Group):
         self.width = len(group.kinds)
         self._count = DecayedMoments(group.half_life_ns, 1)
         self.state = StreamArrays(newest=((), np.int64, NEVER))
+        self.parts = {"count": self._count.state}
 
     def push(self, rows: Rows) -> Float64:
         kinds = {"since_last": self._since_last, "rate": self._rate}
@@ -46,18 +45,3 @@ class Timing(Group):
         after, _ = self._count.push(rows.stream, rows.event_time, np.ones((len(rows), 1)))
         found: Float64 = after.weight[:, 0] * (math.log(2) * 1e9 / self._group.half_life_ns)
         return found
-
-    def forget(self, streams: NDArray[Any]) -> None:
-        super().forget(streams)
-        self._count.state.forget(streams)
-
-    def snapshot(self) -> dict[str, Any]:
-        return super().snapshot() | {"count": self._count.state.snapshot()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self._count.state.restore(state["count"])
-
-    @property
-    def bytes_per_stream(self) -> int:
-        return super().bytes_per_stream + self._count.state.bytes_per_stream

@@ -7,10 +7,7 @@ reading lay in it (a gap), its count and sum are 0 and everything else is missin
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.bundle import FeatureSpec, TumblingFeatures
@@ -36,6 +33,7 @@ class Tumbling(Group):
             last=((len(_EMPTY), channels), np.float64, empty),
             closed=((len(_EMPTY), channels), np.float64, empty),
         )
+        self.parts = {"running": self._running}
 
     def push(self, rows: Rows) -> Float64:
         self.state.reserve(rows.stream)
@@ -65,18 +63,3 @@ class Tumbling(Group):
         kept = stream[last]
         state["window"][kept], state["last"][kept], state["closed"][kept] = number[last], final[last], closed[last]
         return closed
-
-    @property
-    def bytes_per_stream(self) -> int:
-        return super().bytes_per_stream + self._running.bytes_per_stream
-
-    def forget(self, streams: NDArray[Any]) -> None:
-        super().forget(streams)
-        self._running.forget(streams)
-
-    def snapshot(self) -> dict[str, Any]:
-        return super().snapshot() | {"running": self._running.snapshot()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self._running.restore(state["running"])
