@@ -35,18 +35,13 @@ class Counts(Group):
         self.state = self._panes.state
 
     def push(self, rows: Rows) -> Float64:
-        opened = self._panes.open(rows.stream, rows.event_time)
         codes = rows.codes[:, self._columns]
-        found = self._each(opened, codes) if len(self._values) else self._own(opened, codes)
+        if len(self._values):
+            same = codes[..., None] == self._values
+            found = self._panes.push(rows.stream, rows.event_time, same.astype(np.uint32))
+        else:
+            found = self._own(self._panes.open(rows.stream, rows.event_time), codes)
         return found.reshape(len(rows), self.width).astype(np.float64)
-
-    def _each(self, opened: Opened, codes: Int32) -> NDArray[np.uint32]:
-        """Counts of all values, shape (n, k, values)."""
-        same = codes[..., None] == self._values
-        running = opened.runs.accumulate(np.add, same.astype(np.uint32), opened.start)
-        closed = self._panes.close(opened, running[opened.runs.ends])
-        total: NDArray[np.uint32] = running + closed[opened.runs.of_row]
-        return total
 
     def _own(self, opened: Opened, codes: Int32) -> NDArray[np.uint32]:
         """Counts of the readings' own values, shape (n, k)."""

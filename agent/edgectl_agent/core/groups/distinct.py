@@ -36,10 +36,7 @@ class Distinct(Group):
         self.state = self._panes.state
 
     def push(self, rows: Rows) -> Float64:
-        opened = self._panes.open(rows.stream, rows.event_time)
-        running = opened.runs.accumulate(np.maximum, self._observed(rows.codes[:, self._columns]), opened.start)
-        closed = self._panes.close(opened, running[opened.runs.ends])
-        return estimate(np.maximum(running, closed[opened.runs.of_row]))
+        return estimate(self._panes.push(rows.stream, rows.event_time, self._observed(rows.codes[:, self._columns])))
 
     def _observed(self, codes: Int32) -> NDArray[np.uint8]:
         """Registers of a sketch that has seen one value, all zero for a missing one; shape (n, k, m)."""

@@ -48,11 +48,8 @@ class Novelty(Group):
         new = self._new(rows.stream, rows.event_time // self._memory_ns, codes)
         if self._share is None:
             return np.where(codes >= 0, new.astype(np.float64), np.nan)
-        opened = self._share.open(rows.stream, rows.event_time)
         given = np.stack([codes >= 0, new & (codes >= 0)], axis=2).astype(np.uint32)
-        running = opened.runs.accumulate(np.add, given, opened.start)
-        closed = self._share.close(opened, running[opened.runs.ends])
-        total = running + closed[opened.runs.of_row]
+        total = self._share.push(rows.stream, rows.event_time, given)
         share: Float64 = total[..., 1] / np.maximum(total[..., 0], 1)
         return share
 

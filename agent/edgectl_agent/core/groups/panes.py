@@ -28,12 +28,24 @@ class Opened:
 
 
 class Panes:
-    """The last panes of every stream, each an array of `shape`; `merge` is np.add, np.maximum or np.bitwise_or."""
+    """The last panes of every stream, each an array of `shape`; `merge` is np.add or np.maximum."""
 
     def __init__(self, window_ns: int, panes: int, shape: tuple[int, ...], dtype: type, merge: np.ufunc) -> None:
         self._pane_ns = max(1, window_ns // panes)
         self._panes, self._merge = panes, merge
         self.state = StreamArrays(pane=((panes,), np.int64, NEVER), content=((panes, *shape), dtype, 0))
+
+    def push(self, stream: Int32, event_time: Int64, given: NDArray[Any]) -> NDArray[Any]:
+        """Add what each reading gives, shape (n, *shape), of readings as `open` wants them.
+
+        Returns:
+            The window just after each reading, shape (n, *shape).
+        """
+        opened = self.open(stream, event_time)
+        running = opened.runs.accumulate(self._merge, given, opened.start)
+        closed = self.close(opened, running[opened.runs.ends])
+        window: NDArray[Any] = self._merge(running, closed[opened.runs.of_row])
+        return window
 
     def open(self, stream: Int32, event_time: Int64) -> Opened:
         """Begin a batch: readings sorted by stream and in event-time order within a stream."""
