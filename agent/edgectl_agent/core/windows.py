@@ -68,6 +68,12 @@ class Runs:
                 changed[1:] |= key[1:] != key[:-1]
         return cls(np.flatnonzero(changed), n)
 
+    @property
+    def rank(self) -> Int64:
+        """How many rows of its run are before each row, shape (n,)."""
+        found: Int64 = np.arange(self._n) - self.starts[self.of_row]
+        return found
+
     def accumulate(self, ufunc: np.ufunc, rows: NDArray[Any], first: NDArray[Any]) -> NDArray[Any]:
         """``out[i] = ufunc(out[i - 1], rows[i])`` in each run, where ``out`` before the run is ``first[run]``."""
         out = np.empty_like(rows)

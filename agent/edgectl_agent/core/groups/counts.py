@@ -63,7 +63,6 @@ def _nth(keys: Int64) -> NDArray[np.uint32]:
     """How often each key came up to its own place, from 1 on; shape as `keys`, whose rows are in order."""
     flat = keys.ravel()
     order = np.argsort(flat, kind="stable")
-    same = Runs.of(flat[order])
     nth = np.empty(len(flat), np.uint32)
-    nth[order] = np.arange(len(flat)) - same.starts[same.of_row] + 1
+    nth[order] = Runs.of(flat[order]).rank + 1
     return nth.reshape(keys.shape)

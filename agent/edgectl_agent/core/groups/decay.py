@@ -135,8 +135,7 @@ class DecayedMoments:
         faded = old.merge(weighted(cell)).fade(_fading(age))
         carry = Weighted(*(np.where(goes_on[:, None], *pair) for pair in zip(old, faded, strict=True)))
         own = weighted(final)
-        of_stream = Runs.of(run_stream)
-        rank = np.arange(len(run_stream)) - of_stream.starts[of_stream.of_row]
+        rank = Runs.of(run_stream).rank
         for step in range(1, int(rank.max(initial=0)) + 1):
             rows = np.flatnonzero(rank == step)
             before = carry.take(rows - 1).merge(own.take(rows - 1)).fade(_fading(run_pane[rows] - run_pane[rows - 1]))

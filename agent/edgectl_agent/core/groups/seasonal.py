@@ -104,7 +104,7 @@ class _Baseline:
         where = mine % self._bins
         order = np.argsort(of.astype(np.int64) * self._bins + where, kind="stable")
         chain = Runs.of(of[order], where[order])
-        rank = np.arange(len(of)) - chain.starts[chain.of_row]
+        rank = chain.rank
         known, when = bins[of, where], visited[of, where]
         for step in range(1, int(rank.max(initial=0)) + 1):
             place = np.flatnonzero(rank == step)

@@ -39,8 +39,9 @@ class Tumbling(Group):
         self.state.reserve(rows.stream)
         time = rows.event_time - MONDAY_NS
         running = self._running.push(rows.stream, time, rows.values[:, self._columns])
-        runs = Runs.of(rows.stream, time // self._group.window_ns)
-        closed = self._closed(runs, rows, time // self._group.window_ns, running)
+        window = time // self._group.window_ns
+        runs = Runs.of(rows.stream, window)
+        closed = self._closed(runs, rows, window, running)
         parts = {"running": running, "closed": Moments(*closed[runs.of_row].swapaxes(0, 1))}
         found = [statistic(parts[part], stat) for stat in self._group.stats for part in self._group.parts]
         return np.stack(found, axis=2).reshape(len(rows), self.width)
