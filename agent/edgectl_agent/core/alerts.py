@@ -56,14 +56,6 @@ class Change:
     track: Track
 
 
-@dataclass(frozen=True, slots=True)
-class _Changed:
-    """What one reading changed: opened or `risen`, else cleared."""
-
-    track: Track
-    risen: bool
-
-
 class AlertTracker:
     """State of all streams that are not quiet."""
 
@@ -89,11 +81,8 @@ class AlertTracker:
         """Advance one stream by its scored readings, in event-time order; shapes (n,)."""
         if len(t) <= _FEW:
             rows = zip(t.tolist(), score.tolist(), warning.tolist(), critical.tolist(), strict=True)
-            return [
-                Change(row, not after.risen, after.track)
-                for row, one in enumerate(rows)
-                if (after := self._step(stream, *one, accepted_ns)) is not None
-            ]
+            found = (self._step(stream, row, *one, accepted_ns) for row, one in enumerate(rows))
+            return [change for change in found if change is not None]
         above = score >= warning
         track = self._tracks.get(stream)
         if track is None and not above.any():
@@ -124,16 +113,16 @@ class AlertTracker:
             self._tracks.pop(stream, None)
 
     def _step(
-        self, stream: int, t: int, score: float, warning: float, critical: float, accepted_ns: int
-    ) -> _Changed | None:
-        """`push` of one reading; what it changes, if that is to be recorded."""
+        self, stream: int, row: int, t: int, score: float, warning: float, critical: float, accepted_ns: int
+    ) -> Change | None:
+        """`push` of one reading, `row` of those that are pushed."""
         above, track = score >= warning, self._tracks.get(stream)
         if track is None:
             if not above:
                 return None
             track = Track("pending", t, t, score, False, accepted_ns, warning)
         if track.phase == "pending":
-            return self._step_pending(stream, track, t, score, above, critical)
+            return self._step_pending(stream, row, track, t, score, above, critical)
         last = t if above else track.last_above_ns
         risen = not track.critical and above and score >= critical
         cleared = not above and t - last >= self._rule.clear_after_ns
@@ -142,11 +131,11 @@ class AlertTracker:
         self._tracks[stream] = track
         if cleared:
             del self._tracks[stream]
-        return _Changed(track, risen) if risen or cleared else None
+        return Change(row, cleared, track) if risen or cleared else None
 
     def _step_pending(
-        self, stream: int, track: Track, t: int, score: float, above: bool, critical: float
-    ) -> _Changed | None:
+        self, stream: int, row: int, track: Track, t: int, score: float, above: bool, critical: float
+    ) -> Change | None:
         if not above:
             self._tracks.pop(stream, None)
             return None
@@ -155,7 +144,7 @@ class AlertTracker:
         if held:
             track = replace(track, phase="open", critical=score >= critical)
         self._tracks[stream] = track
-        return _Changed(track, True) if held else None
+        return Change(row, False, track) if held else None
 
     def snapshot(self) -> dict[str, Any]:
         names = [f.name for f in fields(Track)]
