@@ -65,11 +65,15 @@ class AlertTracker:
 
     @property
     def open_alerts(self) -> int:
-        return sum(t.phase == "open" for t in self._tracks.values())
+        return len(self.open_tracks())
 
     def tracks(self) -> dict[int, Track]:
         """Streams that are not quiet."""
         return dict(self._tracks)
+
+    def open_tracks(self) -> dict[int, Track]:
+        """Streams that have an open alert."""
+        return {stream: track for stream, track in self._tracks.items() if track.phase == "open"}
 
     def follows(self, stream: int) -> bool:
         """Whether the stream is not quiet."""

@@ -176,7 +176,7 @@ class Detector:
         newest = np.full(len(self.streams.slots), np.iinfo(np.int64).min)
         newest[: len(known)] = known
         may = np.ones(len(newest), bool)
-        may[[s for s, track in self._tracker.tracks().items() if track.phase == "open"]] = False
+        may[list(self._tracker.open_tracks())] = False
         if closing is not None:
             may[closing] = True
         if self._reorder:
@@ -210,8 +210,7 @@ class Detector:
         rows = np.flatnonzero((batch.stream < len(newest)) & (batch.event_time <= horizon_ns))
         streams = np.unique(batch.stream[rows]).astype(np.int64)
         streams = streams[newest[streams] > horizon_ns]
-        open_tracks = {s: t for s, t in self._tracker.tracks().items() if t.phase == "open" and s in streams}
-        cleared = self._cleared(open_tracks, now_ns)
+        cleared = self._cleared({s: t for s, t in self._tracker.open_tracks().items() if s in streams}, now_ns)
         self._features.forget(streams)
         self._tracker.forget(streams.tolist())
         if self._reorder:
@@ -302,7 +301,7 @@ class Detector:
 
     def end_open_alerts(self, now_ns: int) -> tuple[Alert, ...]:
         """Clear what is open, as a model's last word before another takes over: its detector generation ends."""
-        opened = {stream: track for stream, track in self._tracker.tracks().items() if track.phase == "open"}
+        opened = self._tracker.open_tracks()
         self._tracker = AlertTracker(self.bundle.rule)
         return self._cleared(opened, now_ns)
 
