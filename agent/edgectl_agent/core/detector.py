@@ -161,9 +161,8 @@ class Detector:
 
     def flush(self, now_ns: int) -> Detection:
         """Score what is held: nothing more comes, or another model takes over. Raises as `process` does."""
-        nothing = Batch(np.empty(0, np.int32), np.empty(0, np.int64), np.empty((0, len(self.bundle.features.channels))))
         if self._reorder is None:
-            return self._score_rows(nothing, np.empty(0, np.int64), now_ns, now_ns, None)
+            return Detection(np.empty(0), np.empty(0), (), np.empty(0, np.int64))
         return self._score_released(self._reorder.flush(), now_ns, now_ns)
 
     def longest_idle(self, most: int, closing: NDArray[np.integer[Any]] | None = None) -> tuple[Int64, Int64]:
