@@ -25,6 +25,7 @@ from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgectl_agent.admission import admit
+from edgectl_agent.checked import write_all
 from edgectl_agent.confinement import Limits, confine
 from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core.airgap import Collected
@@ -264,12 +265,13 @@ def _translate(error: Exception, file: str) -> EdgeError:
     return TrustError(text, reason="malformed")
 
 
-def judge(data_dir: Path, node: str, now_ns: int, standing: Standing, say: Callable[[str], None]) -> bytes:
-    """The whole of the child's work: the `Verdict` as a line of JSON; `say` is told each step."""
+def judge(data_dir: Path, node: str, now_ns: int, standing: Standing, write: Callable[[bytes], None]) -> None:
+    """The whole of the child's work: writes a ``# doing …`` line per step, and last the `Verdict` as a line of JSON."""
     staging = data_dir / "staging"
     staging.mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(staging)  # python-tuf downloads into temporary files; a node may write nowhere but here
-    return msgspec.json.encode(TrustClient(data_dir, node, now_ns, say).run(standing)) + b"\n"
+    client = TrustClient(data_dir, node, now_ns, lambda doing: write(f"# {doing}\n".encode()))
+    write(msgspec.json.encode(client.run(standing)) + b"\n")
 
 
 def main(arguments: list[str]) -> int:
@@ -285,8 +287,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     confine(Limits(given.memory, given.cpu, given.wall), given.parent)
     standing = msgspec.json.decode(sys.stdin.buffer.read(), type=Standing)
-    say: Callable[[str], None] = lambda doing: print(f"# {doing}", flush=True)  # noqa: E731
-    print(judge(given.data_dir, given.node, given.now, standing, say).decode(), end="", flush=True)
+    judge(given.data_dir, given.node, given.now, standing, lambda said: write_all(1, said))
     return 0
 
 

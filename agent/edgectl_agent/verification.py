@@ -47,7 +47,7 @@ def _forked(
     def work(write: Write) -> None:
         from edgectl_agent import trust_client
 
-        write(trust_client.judge(data_dir, node, now_ns, standing, lambda doing: write(_said(doing))))
+        trust_client.judge(data_dir, node, now_ns, standing, write)
 
     try:
         ended = forked.run(work, limits, at_rest)
@@ -59,11 +59,6 @@ def _forked(
         why = "said nothing" if ended.status is None else _why(ended.status, ended.err)
     warn("verifying-process", message=f"{why}; it is started as a program instead")
     return None
-
-
-def _said(doing: str) -> bytes:
-    """How the child says what it is at."""
-    return f"# {doing}\n".encode()
 
 
 def _started(data_dir: Path, node: str, now_ns: int, standing: Standing, limits: Limits) -> Ended:
