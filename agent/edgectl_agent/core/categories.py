@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgectl_agent.core.batch import Int32
+from edgectl_agent.core.batch import Batch, Int32
 
 MISSING = -1
 MAX_KEPT = 50_000
@@ -26,6 +26,11 @@ def code(text: str) -> int:
         return MISSING
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
     return int.from_bytes(digest, "little") & 0x7FFFFFFF
+
+
+def codes_of(batch: Batch, categories: int) -> Int32:
+    """Its codes, all missing where it has none; shape (n, categories)."""
+    return np.full((len(batch), categories), MISSING, np.int32) if batch.codes is None else batch.codes
 
 
 class CodeTable(dict[str, int]):

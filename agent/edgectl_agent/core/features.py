@@ -26,7 +26,7 @@ from edgectl_agent.core import groups, single
 from edgectl_agent.core.arrays import pack_array, unpack_array
 from edgectl_agent.core.batch import Batch, Float64, Int32, Int64
 from edgectl_agent.core.bundle import Features, FeatureSpec, InstantFeatures, PhaseFeatures, WindowFeatures
-from edgectl_agent.core.categories import MISSING
+from edgectl_agent.core.categories import MISSING, codes_of
 from edgectl_agent.core.groups.interface import Rows
 from edgectl_agent.core.groups.names import group_names
 from edgectl_agent.core.units import DAY_NS
@@ -249,9 +249,7 @@ class FeatureBuilder:
         out_of_range = int(np.count_nonzero(outside))
         if out_of_range:
             values[outside] = np.nan
-        codes = None if batch.codes is None else batch.codes.take(rows, axis=0)
-        if codes is None:
-            codes = np.full((len(batch), self._previous_codes.shape[1]), MISSING, np.int32)
+        codes = codes_of(batch, self._previous_codes.shape[1]).take(rows, axis=0)
         return _Part(rows, batch.stream.take(rows), batch.event_time.take(rows), values, codes), out_of_range
 
     def snapshot(self) -> dict[str, Any]:

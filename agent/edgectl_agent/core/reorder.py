@@ -20,7 +20,7 @@ source that falls silent waits for its next reading, or for its end (`Reorder.fl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from edgectl_agent.core.arrays import pack_array, unpack_array
 from edgectl_agent.core.batch import Batch, Int32, Int64
 from edgectl_agent.core.bundle import FeatureSpec
-from edgectl_agent.core.categories import MISSING
+from edgectl_agent.core.categories import codes_of
 from edgectl_agent.core.groups.interface import StreamArrays
 from edgectl_agent.core.windows import Runs
 
@@ -157,8 +157,8 @@ class Reorder:
         rows = rows[mine]
         late, turn = self._late(batch.stream[rows], batch.event_time[rows], newest_before[:-1][mine])
         kept = rows[~late]
-        fresh = Batch(batch.stream[kept], batch.event_time[kept], batch.values[kept], self._codes(batch)[kept])
-        self._hold(_Held(fresh, turn[~late], serial[kept]))
+        coded = replace(batch, codes=codes_of(batch, self._categories))
+        self._hold(_Held(coded.take(kept), turn[~late], serial[kept]))
         newest, time = self._stream["newest"][self._due.batch.stream], self._due.batch.event_time
         ready = (newest < self._newest - self._lateness) | (time < newest - self._lateness)
         early = 0
@@ -190,7 +190,7 @@ class Reorder:
             "stream": pack_array(batch.stream),
             "time": pack_array(batch.event_time),
             "values": pack_array(batch.values),
-            "codes": pack_array(self._codes(batch)),
+            "codes": pack_array(codes_of(batch, self._categories)),
             "turn": pack_array(self._due.turn),
             "serial": pack_array(self._due.serial),
         }
@@ -254,11 +254,6 @@ class Reorder:
         self._pieces = []
         for rows in np.array_split(np.argsort(every.batch.event_time), _PIECES):
             self._wait(every.take(rows))
-
-    def _codes(self, batch: Batch) -> Int32:
-        if batch.codes is None:
-            return np.full((len(batch), self._categories), MISSING, np.int32)
-        return batch.codes
 
     def _gather(self) -> None:
         """Put all pieces together."""
