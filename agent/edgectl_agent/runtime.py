@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import queue
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -39,6 +38,7 @@ from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.sources.http import HttpSource
 from edgectl_agent.updater import Updater
 from edgectl_agent.uplink.interface import LinkStatus
+from edgectl_agent.wake import Wake
 
 T = TypeVar("T")
 _FORMAT = 1
@@ -101,7 +101,8 @@ class Runtime:
         self.on_turn: Callable[[], None] = lambda: None
         """Called by the worker every turn, at least once a second: while it is called, the worker does not hang."""
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._wake = Wake()
+        self._stopping = False
         for feed in self._feeds.values():
             feed.source.on_arrival = self._wake.set
         self._idle_s = min(config.idle_s, _PUBLISH_IDLE_S)
@@ -130,13 +131,12 @@ class Runtime:
 
     def run(self) -> None:
         """Turn until `stop`; then save a last snapshot."""
-        while not self._stopping.is_set():
+        while not self._stopping:
             busy = self._turn()
             self._run_tasks()
             self.on_turn()
             if not busy:
                 self._wake.wait(self._idle_s)
-                self._wake.clear()
         self._empty()
         self._flush(force=True)
         self._save_snapshot()
@@ -152,13 +152,14 @@ class Runtime:
 
     def close(self) -> None:
         """Release everything; tasks that nobody will run are refused."""
-        self._stopping.set()
+        self._stopping = True
         self._closed = True
         self._run_tasks()
         for feed in self._feeds.values():
             feed.close()
         self._ledger.close()
         self.outbox.close()
+        self._wake.close()
 
     def _turn(self) -> bool:
         """Read each source once. Returns whether there was anything."""
@@ -270,7 +271,7 @@ class Runtime:
 
     def stop(self) -> None:
         """Let `run` end after this turn. May be called from a signal handler."""
-        self._stopping.set()
+        self._stopping = True
         self._wake.set()
 
     def on_worker(self, task: Callable[[], T]) -> T:
@@ -278,7 +279,7 @@ class Runtime:
         future: Future[T] = Future()
 
         def run() -> None:
-            if self._stopping.is_set():
+            if self._stopping:
                 future.set_exception(StorageError("the agent is stopping", reason="stopping"))
                 return
             try:

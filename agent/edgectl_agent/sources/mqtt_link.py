@@ -33,6 +33,7 @@ from edgectl_agent.sources.decode import MAX_LINE_BYTES
 from edgectl_agent.sources.mqtt_inbox import Inbox
 from edgectl_agent.sources.mqtt_socket import Buffered, Trimmer
 from edgectl_agent.uplink.pace import Pace
+from edgectl_agent.wake import Wake
 
 _PACE = Pace(0.5)
 """After failures: 1 s, then twice as long each time up to 30 s, each less a random half."""
@@ -61,9 +62,7 @@ class Link:
         self._config, self._id, self._inbox, self._key, self._rng = config, client_id, inbox, key, rng
         self.trouble = ""
         self._stopping = threading.Event()
-        self._wake_r, self._wake_w = socket.socketpair()
-        for end in (self._wake_r, self._wake_w):
-            end.setblocking(False)
+        self._wake = Wake()
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{key}", daemon=True)
 
     def start(self) -> None:
@@ -71,8 +70,7 @@ class Link:
 
     def wake(self) -> None:
         """Something may be acknowledged, or read again."""
-        with suppress(OSError):  # it is awake, or gone
-            self._wake_w.send(b"\0")
+        self._wake.set()
 
     def stop(self) -> None:
         """Acknowledge what is covered, say goodbye, keep the session."""
@@ -80,8 +78,7 @@ class Link:
         self.wake()
         self._thread.join(_CONNECT_S + _FAREWELL_S)
         if not self._thread.is_alive():
-            self._wake_r.close()
-            self._wake_w.close()
+            self._wake.close()
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -92,7 +89,7 @@ class Link:
             try:
                 session.open()
                 while not self._stopping.is_set():
-                    session.turn(self._wake_r)
+                    session.turn(self._wake)
                     failing, self.trouble = 0 if session.established else failing, session.refusals
                 session.close()
                 return
@@ -165,7 +162,7 @@ class _Session:
         except (OSError, ValueError) as e:
             raise _Lost(f"{config.url} cannot be reached: {getattr(e, 'strerror', None) or e}") from e
 
-    def turn(self, wake: socket.socket) -> None:
+    def turn(self, wake: Wake) -> None:
         """Read what is there, acknowledge what is covered, and wait a moment for more. Raises `EdgeError`."""
         now_s = time.monotonic()
         gathering = now_s < self._gather_until_s and not self._inbox.urgent
@@ -220,7 +217,7 @@ class _Session:
         if self._client.want_write():
             self._check(self._client.loop_write())
 
-    def _wait(self, wake: socket.socket, timeout_s: float, listen: bool = True) -> None:
+    def _wait(self, wake: Wake, timeout_s: float, listen: bool = True) -> None:
         poller = select.poll()
         wanted = (0 if self._inbox.full or not listen else select.POLLIN) | (
             select.POLLOUT if self._client.want_write() else 0
@@ -229,7 +226,7 @@ class _Session:
         poller.register(wake.fileno(), select.POLLIN)
         for fd, event in poller.poll(timeout_s * 1000):
             if fd == wake.fileno():
-                wake.recv(4096)
+                wake.clear()
             elif event & (select.POLLERR | select.POLLHUP) and not event & select.POLLIN:
                 self._check(MQTTErrorCode.MQTT_ERR_CONN_LOST)
 

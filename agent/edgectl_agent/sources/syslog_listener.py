@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
@@ -20,6 +19,7 @@ from edgectl_agent.core.errors import SourceError
 from edgectl_agent.core.syslog import Framer
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.intake import Intake
+from edgectl_agent.wake import Wake
 
 _BLOCK_BYTES = 64 * 1024
 _DATAGRAMS = 256
@@ -82,6 +82,7 @@ class Listener:
         self._last_ns = 0
         self._told = False
         self._stopping = threading.Event()
+        self._wake = Wake()
         self._thread = threading.Thread(target=self._run, name="syslog", daemon=True)
         self.port = 0
 
@@ -91,14 +92,11 @@ class Listener:
         try:
             for transport in sorted(self._transports):  # TCP first: if it takes a free port, UDP takes the same
                 self._listen(transport)
-            self._woken, self._waker = socket.socketpair()
         except OSError as e:
             self._close()
             where = f"{self._host}:{self._wanted}"
             raise SourceError(f"{where} cannot be listened on by {transport}: {e.strerror or e}") from e
-        self._sockets += [self._woken, self._waker]
-        self._waker.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, lambda: self._woken.recv(4096))
+        self._selector.register(self._wake.fileno(), selectors.EVENT_READ, self._wake.clear)
         self._thread.start()
 
     def stop(self) -> None:
@@ -111,8 +109,7 @@ class Listener:
 
     def wake(self) -> None:
         """There is room in the queue again."""
-        with suppress(OSError):
-            self._waker.send(b"w")
+        self._wake.set()
 
     @property
     def holds(self) -> bool:
@@ -229,6 +226,7 @@ class Listener:
             one.close()
         self._sockets, self._connections = [], {}
         self._selector.close()
+        self._wake.close()
 
 
 def _peer(address: Any) -> str:

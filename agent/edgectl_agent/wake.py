@@ -1,0 +1,46 @@
+"""Wakes one waiting thread from any other, and from a signal handler.
+
+A `threading.Event` cannot: its lock is not reentrant, so a handler that sets it while the interrupted thread is inside
+of the same event waits for itself for ever (a second SIGTERM close behind the first did).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from contextlib import suppress
+
+
+class Wake:
+    """`set` from anywhere; `wait` from one thread. It has two descriptors until `close`."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._reader, select.POLLIN)
+
+    def set(self) -> None:
+        """Let the present wait, or else the next one, end at once."""
+        with suppress(OSError):  # full: it is woken already; closed: nobody waits
+            self._writer.send(b"\0")
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it is set, or for `timeout_s` seconds; it is not set any more then."""
+        self._poll.poll(timeout_s * 1000)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was set."""
+        with suppress(OSError):  # nothing was
+            self._reader.recv(4096)
+
+    def fileno(self) -> int:
+        """Readable while it is set."""
+        return self._reader.fileno()
+
+    def close(self) -> None:
+        """Give the descriptors back; nobody waits any more."""
+        self._reader.close()
+        self._writer.close()
