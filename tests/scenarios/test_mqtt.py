@@ -330,6 +330,7 @@ def test_killed_agents_and_killed_brokers_lose_and_double_no_alert(tmp_path: Pat
                 agent.wait(lambda: newest_s(agent) > half_way, PATIENCE_S)  # noqa: B023
             agent.kill()
             sending.join()
+            device.remind()
             agent.start()
         agent.wait(agent.answers)
         agent.wait(lambda: newest_s(agent) == seconds - 1, 2 * PATIENCE_S)

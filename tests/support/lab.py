@@ -17,6 +17,7 @@ block; nodes end with the process that booted them, however it ends, and the nex
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import http.server
 import os
@@ -45,6 +46,7 @@ BRIDGE, JUMPED = "10.77", "10.78"
 CGROUPS = Path("/sys/fs/cgroup")
 FOLDERS = Path("/tmp")
 """Parent of the nodes' overlays: they must not lie below a folder that a node's own overlay hides or a test deletes."""
+LOCK = FOLDERS / "edgelab.lock"
 PASSWORD = "trout-scale-41"
 """Of `edge`, where sudo asks for one."""
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -404,6 +406,12 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 def clear_away() -> None:
     """Dismantle labs whose process is gone without having done it."""
+    with LOCK.open("w") as lock:  # closing it lets the next process in: of two that do this at once one would find half
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _clear_away()
+
+
+def _clear_away() -> None:
     for line in _ip("-o", "link", "show", "type", "bridge").splitlines():
         found = re.search(r"^\d+: (edgelab\d+):.*alias (\d+)-(\d+)", line.replace("\\", " "))
         if found and _started(int(found[2])) != found[3]:

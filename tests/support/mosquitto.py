@@ -49,6 +49,7 @@ class Broker:
         self._conf = folder / "mosquitto.conf"
         self._conf.write_text("\n".join([*lines, *settings, "user root", ""]))
         self.process: subprocess.Popen[bytes] | None = None
+        self.lives = 0
 
     @property
     def url(self) -> str:
@@ -65,6 +66,7 @@ class Broker:
     def start(self) -> None:
         program = executable()
         assert program is not None
+        self.lives += 1
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [program, "-c", str(self._conf)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -115,6 +117,7 @@ class Device:
         self._waiting: deque[MQTTMessageInfo] = deque()
         self._broker = broker
         self._client: Client | None = None
+        self._life = 0
 
     def __enter__(self) -> Device:
         return self
@@ -129,6 +132,13 @@ class Device:
             self._publish(message)
         while self._waiting:
             self._await_oldest()
+
+    def remind(self) -> None:
+        """Send the recent messages again if the broker was killed since: also what it had acknowledged may be gone."""
+        if self._life != self._broker.lives:
+            self._hang_up()
+            self._connect()
+            self.send([])
 
     def _publish(self, message: tuple[str, bytes]) -> None:
         if self._client is None:
@@ -165,7 +175,7 @@ class Device:
             client.loop_start()
             while not client.is_connected() and time.monotonic() < deadline:
                 time.sleep(0.005)
-            self._client = client
+            self._client, self._life = client, self._broker.lives
             self._waiting.clear()
             self._waiting.extend(client.publish(topic, payload, qos=1) for topic, payload in list(self._recent))
             return
