@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from edgectl_agent.core.clock import FIRST_NS
+
 from edgectl.core.wheels import GLIBC, MIN_PYTHON, NO_WHEELS, PLATFORMS, Manifest
 
 Verdict = Literal["ok", "warn", "refuse"]
@@ -19,8 +21,6 @@ DATA_BYTES = 100_000_000
 SYSTEM_BYTES = 100_000_000
 """Memory that the machine itself needs beside the agent's limit."""
 SKEW_S = 30.0
-_FIRST_S = 1_735_689_600
-"""1 January 2025: a clock before it was never set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +245,7 @@ def _memory(facts: MachineFacts, needs: Needs) -> Check:
 
 def _clock(facts: MachineFacts, needs: Needs) -> Check:
     skew_s, expected = facts.clock_s - needs.now_s, f"within {SKEW_S:g} s of this machine's"
-    if facts.clock_s < _FIRST_S:
+    if facts.clock_s < FIRST_NS / 1e9:
         fix = "set the clock (date -s, or a time server): readings and signatures carry times"
         return Check(name="clock", verdict="refuse", found="never set", expected=expected, fix=fix)
     found = f"{abs(skew_s):.0f} s {'ahead' if skew_s > 0 else 'behind'}"

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from edgectl_agent.core.units import DAY_NS, SECOND_NS
 
-_SET_NS = 1_735_689_600 * SECOND_NS
-"""2025-01-01."""
+FIRST_NS = 1_735_689_600 * SECOND_NS
+"""2025-01-01: a clock before it was never set."""
 _STEP_NS = 600 * SECOND_NS
 """More than clocks drift between two looks."""
 
@@ -51,7 +51,7 @@ class ClockWatch:
         """Take a look; whether anything can be told."""
         ahead = wall_ns - monotonic_ns
         if self._ahead is None:
-            credible = wall_ns >= max(_SET_NS, self._floor_ns) or (wall_ns >= _SET_NS and self._waited(monotonic_ns))
+            credible = wall_ns >= max(FIRST_NS, self._floor_ns) or (wall_ns >= FIRST_NS and self._waited(monotonic_ns))
             if credible:
                 self._ahead, self._behind_since_ns = ahead, None
             return credible
@@ -59,7 +59,7 @@ class ClockWatch:
             if ahead > self._ahead + _STEP_NS:
                 self._before = self._ahead
             self._ahead, self._behind_since_ns = ahead, None
-        elif self._returns(ahead) or (wall_ns >= _SET_NS and self._waited(monotonic_ns)):
+        elif self._returns(ahead) or (wall_ns >= FIRST_NS and self._waited(monotonic_ns)):
             self._ahead, self._before, self._behind_since_ns = ahead, None, None
         return True
 
