@@ -88,16 +88,18 @@ class Panes:
 def counted(runs: Runs, start: NDArray[Any], index: Int64, valid: NDArray[np.bool_]) -> NDArray[Any]:
     """Counts after each reading: of the run's `start`, shape (runs, m), and the readings up to this one.
 
+    As `Runs.accumulate` of ones and zeros, and some times sooner where runs are longer than one reading and m is large.
+
     Args:
         runs: rows that share a pane.
         start: shape (runs, m).
-        index: shape (n, d), where each reading counts, all different.
+        index: shape (n,), where each reading counts.
         valid: shape (n,), which readings count.
     """
     n, m = len(index), start.shape[1]
     ones = np.zeros((n + 1, m), start.dtype)
     rows = np.flatnonzero(valid)
-    ones[rows[:, None] + 1, index[rows]] = 1
+    ones[rows + 1, index[rows]] = 1
     total = np.cumsum(ones, axis=0, dtype=start.dtype)
     found: NDArray[Any] = total[1:] - total[runs.starts][runs.of_row] + start[runs.of_row]
     return found

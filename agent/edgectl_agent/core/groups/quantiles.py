@@ -49,7 +49,7 @@ class Quantiles(Group):
         final = np.empty_like(opened.start)
         running = []
         for c in range(len(self._columns)):
-            running.append(counted(opened.runs, opened.start[:, c], index[:, c, None], valid[:, c]))
+            running.append(counted(opened.runs, opened.start[:, c], index[:, c], valid[:, c]))
             final[:, c] = running[c][opened.runs.ends]
         closed = self._panes.close(opened, final)
         for c, counts in enumerate(running):
