@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -444,15 +444,19 @@ def wants(action: LogAction, severity: Severity) -> bool:
     return action.on in ("any", severity)
 
 
+_SOURCE_QUANTITIES: dict[type, tuple[tuple[str, Callable[[str], int], str], ...]] = {
+    HostMetricsConfig: (("every", duration_ns, "100ms"),),
+    KafkaConfig: (("buffer", size_bytes, "2M"), ("session", duration_ns, "1s")),
+    MqttConfig: (("buffer", size_bytes, "2M"), ("session", duration_ns, "1m")),
+    OpcuaConfig: (("buffer", size_bytes, "64k"), ("every", duration_ns, "10ms")),
+    StdinConfig: (("buffer", size_bytes, "64k"),),
+    SyslogConfig: (("buffer", size_bytes, "64k"), ("max_message", size_bytes, "480")),
+}
+"""Of a source: key, how to read it, least allowed."""
+
+
 def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], str]]:
     """(key, text, how to read it, least allowed) of every duration and size in the file."""
-    hosts = [(n, s) for n, s in config.sources.items() if isinstance(s, HostMetricsConfig)]
-    kafkas = [(n, s) for n, s in config.sources.items() if isinstance(s, KafkaConfig)]
-
-    stdins = [(n, s) for n, s in config.sources.items() if isinstance(s, StdinConfig)]
-    syslogs = [(n, s) for n, s in config.sources.items() if isinstance(s, SyslogConfig)]
-    opcuas = [(n, s) for n, s in config.sources.items() if isinstance(s, OpcuaConfig)]
-    mqtts = [(n, s) for n, s in config.sources.items() if isinstance(s, MqttConfig)]
     return [
         ("limits.memory", config.limits.memory, size_bytes, "64M"),
         *([("limits.idle", config.limits.idle, duration_ns, "1s")] if config.limits.idle else []),
@@ -463,27 +467,27 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
         *([("repository.every", config.repository.every, duration_ns, "1s")] if config.repository else []),
         *([("uplink.every", config.uplink.every, duration_ns, "1s")] if config.uplink else []),
         ("ingest.max_body", config.ingest.max_body, size_bytes, "1k"),
-        *((f"sources.{name}.every", host.every, duration_ns, "100ms") for name, host in hosts),
-        *((f"sources.{name}.buffer", kafka.buffer, size_bytes, "2M") for name, kafka in kafkas),
-        *((f"sources.{name}.session", kafka.session, duration_ns, "1s") for name, kafka in kafkas),
-        *((f"sources.{name}.buffer", mqtt.buffer, size_bytes, "2M") for name, mqtt in mqtts),
-        *((f"sources.{name}.buffer", stdin.buffer, size_bytes, "64k") for name, stdin in stdins),
-        *((f"sources.{name}.buffer", syslog.buffer, size_bytes, "64k") for name, syslog in syslogs),
-        *((f"sources.{name}.buffer", opcua.buffer, size_bytes, "64k") for name, opcua in opcuas),
-        *((f"sources.{name}.every", opcua.every, duration_ns, "10ms") for name, opcua in opcuas),
-        *((f"sources.{name}.max_message", syslog.max_message, size_bytes, "480") for name, syslog in syslogs),
-        *((f"sources.{name}.session", mqtt.session, duration_ns, "1m") for name, mqtt in mqtts),
+        *(
+            (f"sources.{name}.{key}", getattr(source, key), read, least)
+            for name, source in config.sources.items()
+            for key, read, least in _SOURCE_QUANTITIES.get(type(source), ())
+        ),
     ]
+
+
+def _parts(url: str, *schemes: str) -> SplitResult | None:
+    """A URL in parts; None if it has none of the schemes, no host, or a port that is none."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.scheme in schemes and parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
 
 
 def _check_url(key: str, url: str, secret: bool) -> None:
     """A URL that can be asked; with a `secret` on it, one on which nobody listens in."""
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        known = False
-    if not known or parts.query or parts.fragment:
+    parts = _parts(url, "http", "https")
+    if parts is None or parts.query or parts.fragment:
         raise ConfigError(f"{key}: expected a URL such as https://models.acme.example, found {url!r}")
     if parts.username or parts.password:
         raise ConfigError(f"{key}: expected no user or password in it")
@@ -506,7 +510,6 @@ def _check_source(key: str, source: SourceConfig) -> None:
     _check_columns(key, source)
     if isinstance(source, KafkaConfig):
         _check_kafka(key, source)
-
     if isinstance(source, MqttConfig):
         _check_mqtt(key, source)
     if isinstance(source, SyslogConfig):
@@ -537,12 +540,8 @@ def _check_kafka(key: str, source: KafkaConfig) -> None:
 
 
 def _check_opcua(key: str, source: OpcuaConfig) -> None:
-    try:
-        parts = urlsplit(source.url)
-        known = parts.scheme == "opc.tcp" and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        known = False
-    if not known:
+    parts = _parts(source.url, "opc.tcp")
+    if parts is None:
         raise ConfigError(f"{key}.url: expected a URL such as opc.tcp://plc-3.acme.example:4840, found {source.url!r}")
     if parts.username or parts.password:
         raise ConfigError(f"{key}.url: expected no user or password in it: this source connects anonymously")
@@ -588,12 +587,8 @@ def _check_syslog(key: str, source: SyslogConfig) -> None:
 
 
 def _check_mqtt(key: str, source: MqttConfig) -> None:
-    try:
-        parts = urlsplit(source.url)
-        known = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        known = False
-    if not known or parts.path.strip("/") or parts.query or parts.fragment:
+    parts = _parts(source.url, "mqtt", "mqtts")
+    if parts is None or parts.path.strip("/") or parts.query or parts.fragment:
         raise ConfigError(f"{key}.url: expected a URL such as mqtts://broker.acme.example:8883, found {source.url!r}")
     if parts.username or parts.password:
         raise ConfigError(f"{key}.url: expected no user or password in it: they go to user and password_file")
