@@ -399,8 +399,8 @@ class Config(_Strict, frozen=True, kw_only=True):
             _check_url("repository.url", self.repository.url, secret=False)
         if self.uplink is not None:
             _check_url("uplink.url", self.uplink.url, secret=True)
-        _check_listen("api", self.api.listen, self.api.tls, "TLS with client certificates")
-        _check_listen("ingest", self.ingest.listen, self.ingest.tls, "TLS")
+        for key, said, takes in (("api", self.api, "TLS with client certificates"), ("ingest", self.ingest, "TLS")):
+            _check_listen(key, said.listen, said.tls is not None, f"tls, because it takes {takes} there")
 
     @property
     def folder(self) -> Path:
@@ -573,17 +573,11 @@ def _check_syslog(key: str, source: SyslogConfig) -> None:
             ip_network(network)
         except ValueError as e:
             raise ConfigError(f"{key}.allow[{i}]: expected a network such as 10.2.0.0/16: {e}") from None
-    host, port = split_address(source.listen)
     try:
-        ip_address(host)
+        ip_address(split_address(source.listen)[0])
     except ValueError:
         raise ConfigError(f"{key}.listen: expected an IP address and a port, found {source.listen!r}") from None
-    if port > 65535:
-        raise ConfigError(f"{key}.listen: expected a port of at most 65535, found {source.listen!r}")
-    if not source.allow and not is_loopback(source.listen):
-        raise ConfigError(
-            f"{key}.listen: {source.listen} is not loopback: expected {key}.allow, the networks of its senders"
-        )
+    _check_listen(key, source.listen, bool(source.allow), "allow, the networks of its senders")
 
 
 def _check_mqtt(key: str, source: MqttConfig) -> None:
@@ -610,9 +604,7 @@ def _check_mqtt(key: str, source: MqttConfig) -> None:
 
 def _check_broker(key: str, source: KafkaConfig | MqttConfig) -> None:
     """What every source has whose messages come from a broker."""
-    wanted = [source.time, *source.channels.values(), *source.categories.values()]
-    wanted += [] if _from_outside(source) else [source.stream]
-    unknown = [column for column in wanted if column not in source.columns]
+    unknown = [column for column in _wanted(source) if column not in source.columns]
     if source.format == "csv" and unknown:
         known = ", ".join(source.columns) or "none"
         raise ConfigError(f"{key}.columns: expected one that is called {unknown[0]!r}, found: {known}")
@@ -620,6 +612,12 @@ def _check_broker(key: str, source: KafkaConfig | MqttConfig) -> None:
         raise ConfigError(f"{key}.columns: expected only with format: csv")
     if source.tls is not None and bool(source.tls.cert) != bool(source.tls.key):
         raise ConfigError(f"{key}.tls: expected cert and key together, or neither")
+
+
+def _wanted(source: Fields) -> list[str]:
+    """The columns that a record must have or may have."""
+    stream = [] if _from_outside(source) else [source.stream]
+    return [source.time, *source.channels.values(), *source.categories.values(), *stream]
 
 
 def _from_outside(source: Fields) -> bool:
@@ -647,11 +645,12 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_listen(key: str, listen: str, tls: Tls | None, needs: str) -> None:
+def _check_listen(key: str, listen: str, guarded: bool, needs: str) -> None:
+    """A port to listen on; off loopback only if it is `guarded` by what it `needs`: a key, and why or what that is."""
     if split_address(listen)[1] > 65535:
         raise ConfigError(f"{key}.listen: expected a port of at most 65535, found {listen!r}")
-    if tls is None and not is_loopback(listen):
-        raise ConfigError(f"{key}.listen: {listen} is not loopback: expected {key}.tls, because it takes {needs} there")
+    if not guarded and not is_loopback(listen):
+        raise ConfigError(f"{key}.listen: {listen} is not loopback: expected {key}.{needs}")
 
 
 def _check_columns(key: str, source: Fields) -> None:
@@ -661,8 +660,7 @@ def _check_columns(key: str, source: Fields) -> None:
     csv = isinstance(source, Mapping | KafkaConfig | MqttConfig | StdinConfig) and source.format == "csv"
     if not source.channels and not source.categories:
         raise ConfigError(f"{key}: expected at least one of channels and categories, found none")
-    columns = [source.time, *([] if _from_outside(source) else [source.stream])]
-    columns += [*source.channels.values(), *source.categories.values()]
+    columns = _wanted(source)
     for column in columns:
         if columns.count(column) > 1:
             raise ConfigError(f"{key}: column {column!r} is used twice")
