@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from itertools import chain, compress
@@ -28,6 +28,7 @@ from edgectl_agent.config import Fields
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, texts, times
+from edgectl_agent.sources.interface import Chunk, Position
 from edgectl_agent.sources.repeated import RepeatedHours
 
 MAX_LINE_BYTES = 1 << 20
@@ -65,6 +66,14 @@ class Records:
         columns = tuple(column[part] for column in self.texts)
         return Records(self.streams[part], self.event_time[part], self.values[part], self.line[part], {}, columns)
 
+    def chunk(
+        self, position: Position, accepted_ns: int, rejected: Mapping[str, int] | None = None, ended: bool = False
+    ) -> Chunk:
+        """As a source gives them; `rejected` beside those among these records."""
+        found = Counter(self.rejected)
+        found.update(rejected or {})
+        return Chunk(self.streams, self.event_time, self.values, position, accepted_ns, ended, dict(+found), self.texts)
+
     @staticmethod
     def join(parts: Sequence[Records]) -> Records:
         """The readings of `parts` in order; `line` means nothing any more."""
@@ -80,7 +89,10 @@ class Records:
         )
 
 
-NO_RECORDS = Records((), np.empty(0, np.int64), np.empty((0, 0)), np.empty(0, np.int64), {})
+def no_records(mapping: Fields) -> Records:
+    """None at all, with the mapping's channels and categories."""
+    no_times: Int64 = np.empty(0, np.int64)
+    return Records((), no_times, np.empty((0, len(mapping.channels))), no_times, {}, ((),) * len(mapping.categories))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +130,9 @@ class Decoder(ABC):
     """Turns lines of one format into `Records`, by a mapping of columns."""
 
     def __init__(self, mapping: Fields) -> None:
-        self._width, self._categories = len(mapping.channels), len(mapping.categories)
+        self._width = len(mapping.channels)
         self._constant = mapping.stream[1:] if mapping.stream.startswith("=") else None
-        no_times: Int64 = np.empty(0, np.int64)
-        no_texts: tuple[tuple[str, ...], ...] = ((),) * self._categories
-        self._nothing = Records((), no_times, np.empty((0, self._width)), no_times, {}, no_texts)
+        self._nothing = no_records(mapping)
         self._names = _StreamNames()
         self._zone = UTC if mapping.zone == "UTC" else ZoneInfo(mapping.zone)
         self._repeated = None if self._zone is UTC else RepeatedHours(self._zone)

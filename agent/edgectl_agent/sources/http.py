@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from edgectl_agent.config import HttpConfig
 from edgectl_agent.core.errors import EdgeError
-from edgectl_agent.sources.decode import MAX_LINE_BYTES, JsonDecoder, Records
+from edgectl_agent.sources.decode import MAX_LINE_BYTES, JsonDecoder, Records, no_records
 from edgectl_agent.sources.interface import Chunk, Position, Source
 
 
@@ -53,7 +53,7 @@ class HttpSource(Source):
         """Readings in the queue, and how many of its first entry are gone."""
         self._rejected: Counter[str] = Counter()
         self._sealed = False
-        self._nothing = self._decoder.decode(())
+        self._nothing = no_records(config)
 
     # ── the listener's thread ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,11 +114,9 @@ class HttpSource(Source):
             if timeout_s > 0:
                 self._changed.wait_for(lambda: self._waiting or self._rejected, timeout_s)
             parts = self._take(limit)
-            rejected, self._rejected = dict(+self._rejected), Counter()
+            rejected, self._rejected = self._rejected, Counter()
         found = Records.join(parts) if parts else self._nothing
-        return Chunk(
-            found.streams, found.event_time, found.values, {}, self._clock(), rejected=rejected, texts=found.texts
-        )
+        return found.chunk({}, self._clock(), rejected)
 
     def seal(self) -> None:
         with self._changed:

@@ -69,10 +69,7 @@ class KafkaSource(Source):
         self.waiting, self.trouble, self.urgent = self._member.idle, self._member.trouble, self._member.urgent
         rejected = Counter(taken.skipped)
         records = self._records(taken.values, taken.keys, rejected)
-        return Chunk(
-            records.streams, records.event_time, records.values, offsets.pack(self._member.cluster, taken.offsets),
-            self._clock(), rejected=dict(+rejected), texts=records.texts,
-        )  # fmt: skip
+        return records.chunk(offsets.pack(self._member.cluster, taken.offsets), self._clock(), rejected)
 
     def covered(self, position: Position) -> None:
         if self._member is not None:
@@ -84,6 +81,7 @@ class KafkaSource(Source):
             self._member = None
 
     def _records(self, values: Sequence[bytes | None], keys: Sequence[bytes | None], rejected: Counter[str]) -> Records:
+        """The readings; notes in `rejected` what is none and not among the records' own rejects."""
         if None in values or max(map(len, values), default=0) > MAX_LINE_BYTES:  # type: ignore[arg-type]
             rejected["tombstone"] += values.count(None)
             rejected["too-long"] += sum(value is not None and len(value) > MAX_LINE_BYTES for value in values)
@@ -93,7 +91,6 @@ class KafkaSource(Source):
         if self._config.format == "csv":
             lines = list(map(bytes.rstrip, lines))  # producers often leave the line's end
         records = self._decoder.decode(lines)
-        rejected.update(records.rejected)
         rejected["empty"] += len(lines) - len(records) - sum(records.rejected.values())
         return _by_key(records, keys, rejected) if self._by_key else records
 

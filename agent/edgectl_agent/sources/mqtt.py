@@ -63,12 +63,7 @@ class MqttSource(Source):
         records = self._decoder.decode(taken.lines)
         if self._level is not None and len(records):
             records = replace(records, streams=tuple(map(taken.streams.__getitem__, records.line.tolist())))
-        rejected = taken.rejected
-        rejected.update(records.rejected)
-        return Chunk(
-            records.streams, records.event_time, records.values, taken.position, self._clock(),
-            rejected=dict(+rejected), texts=records.texts,
-        )  # fmt: skip
+        return records.chunk(taken.position, self._clock(), taken.rejected)
 
     def covered(self, position: Position) -> None:
         self._inbox.covered(position)

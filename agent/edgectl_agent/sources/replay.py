@@ -18,7 +18,7 @@ import numpy as np
 from edgectl_agent.config import ReplayConfig
 from edgectl_agent.core.batch import Int64
 from edgectl_agent.core.units import SECOND_NS
-from edgectl_agent.sources.decode import NO_RECORDS, Decoder, Records
+from edgectl_agent.sources.decode import Decoder, Records, no_records
 from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
 from edgectl_agent.sources.lines import LineReader, open_decoder
 
@@ -42,9 +42,6 @@ class _Block:
     end: int
 
 
-_EMPTY = _Block(NO_RECORDS, np.empty(0, np.int64), np.empty(0, np.int64), 0)
-
-
 class ReplaySource(Source):
     """Position: ``{"offset", "shift_ns", "first_ns", "newest_ns"}``; the last two span the round so far."""
 
@@ -58,6 +55,8 @@ class ReplaySource(Source):
         self._clock, self._monotonic = clock, monotonic
         self._speed = None if config.speed == "max" else float(config.speed)
         self._file: BinaryIO | None = None
+        nothing = no_records(config)
+        self._empty = _Block(nothing, nothing.line, nothing.event_time, 0)
 
     def open(self, position: Position | None) -> None:
         self.close()
@@ -84,7 +83,7 @@ class ReplaySource(Source):
         self._shift = int(at.get("shift_ns", 0))
         self._span = (int(at["first_ns"]), int(at["newest_ns"])) if "first_ns" in at else None
         self._reader = LineReader(self._file, self._offset)
-        self._block, self._next = _EMPTY, 0
+        self._block, self._next = self._empty, 0
         self._rejected: dict[str, int] = {}
         self._pace: tuple[int, float] | None = None
         self._ended = False
@@ -127,11 +126,8 @@ class ReplaySource(Source):
         position: Position = {"offset": self._offset, "shift_ns": self._shift}
         if self._span is not None:
             position |= {"first_ns": self._span[0], "newest_ns": self._span[1]}
-        records = block.records[part]
-        values = records.values.reshape(count, len(self._config.channels))
-        texts = records.texts or ((),) * len(self._config.categories)
         ended = self._ended and self._next == len(block.ends)
-        return Chunk(records.streams, records.event_time, values, position, self._clock(), ended, rejected, texts)
+        return block.records[part].chunk(position, self._clock(), rejected, ended)
 
     def _load(self) -> None:
         """Decode the next block, or find that the file has ended."""
@@ -159,7 +155,7 @@ class ReplaySource(Source):
 
     def _end_round(self) -> None:
         """Start over with shifted times, or end; a file without a single reading ends in any case."""
-        self._block, self._next = _EMPTY, 0
+        self._block, self._next = self._empty, 0
         if not self._config.repeat or self._span is None:
             self._ended = True
             return

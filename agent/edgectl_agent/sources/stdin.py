@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 
 from edgectl_agent.config import StdinConfig
 from edgectl_agent.core.units import size_bytes
 from edgectl_agent.logs import warn
-from edgectl_agent.sources.decode import CsvDecoder, Decoder, JsonDecoder
+from edgectl_agent.sources.decode import CsvDecoder, Decoder, JsonDecoder, no_records
 from edgectl_agent.sources.intake import Intake
 from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
 from edgectl_agent.sources.lines import LineReader
@@ -44,7 +43,7 @@ class StdinSource(Source):
         self._config, self._clock, self._descriptor = config, clock, descriptor
         self._intake: Intake[bytes] = Intake(size_bytes(config.buffer), lambda: self.on_arrival())
         self._decoder: Decoder | None = JsonDecoder(config) if config.format == "jsonl" else None
-        self._nothing = JsonDecoder(config).decode(())
+        self._nothing = no_records(config)
         self._thread = threading.Thread(target=self._receive, name="stdin", daemon=True)
         self._failure = ""
 
@@ -61,12 +60,7 @@ class StdinSource(Source):
             header, *lines = lines
             self._decoder = self._with_header(header)
         found = self._decoder.decode(lines) if self._decoder else self._nothing
-        rejected = Counter(taken.rejected)
-        rejected.update(found.rejected)
-        return Chunk(
-            found.streams, found.event_time, found.values, {}, self._clock(), ended=taken.ended,
-            rejected=dict(+rejected), texts=found.texts,
-        )  # fmt: skip
+        return found.chunk({}, self._clock(), taken.rejected, taken.ended)
 
     def _with_header(self, header: bytes) -> Decoder:
         try:

@@ -124,18 +124,7 @@ class SyslogSource(Source):
         taken = self._intake.take(limit, timeout_s)
         if self._listener.holds and not self._intake.full:
             self._listener.wake()
-        found = self._decoder.read(taken.records)
-        rejected = Counter(taken.rejected)
-        rejected.update(found.rejected)
-        return Chunk(
-            found.streams,
-            found.event_time,
-            found.values,
-            {},
-            self._clock(),
-            rejected=dict(+rejected),
-            texts=found.texts,
-        )
+        return self._decoder.read(taken.records).chunk({}, self._clock(), taken.rejected)
 
     @property
     def pending(self) -> bool:

@@ -17,12 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import numpy as np
-
 from edgectl_agent.config import TailConfig
-from edgectl_agent.core.batch import Int64
 from edgectl_agent.logs import warn
-from edgectl_agent.sources.decode import MAX_LINE_BYTES, NO_RECORDS, Decoder
+from edgectl_agent.sources.decode import MAX_LINE_BYTES, Decoder, no_records
 from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
 from edgectl_agent.sources.lines import NO_LINES, LineReader, Lines, open_decoder
 from edgectl_agent.sources.rotation import (
@@ -42,7 +39,6 @@ _LOOK_S = 0.01
 """How often a waiting `poll` looks at the file."""
 _SKIP_BYTES = 8 << 20
 """Of a compressed file that one `poll` unpacks on its way to the position."""
-_NO_TIMES: Int64 = np.empty(0, np.int64)
 
 
 class TailSource(Source):
@@ -69,8 +65,7 @@ class TailSource(Source):
         self._looked_ns = 0
         self._fruitless: tuple[int, ...] = ()
         """How the folder looked when nothing followed the open file."""
-        self._no_values = np.empty((0, len(config.channels)))
-        self._no_texts: tuple[tuple[str, ...], ...] = ((),) * len(config.categories)
+        self._nothing = no_records(config)
 
     def open(self, position: Position | None) -> None:
         self.close()
@@ -103,22 +98,17 @@ class TailSource(Source):
 
     def _take(self, limit: int) -> Chunk:
         if self._quiet():
-            return Chunk((), _NO_TIMES, self._no_values, self._mark.position, self._clock(), texts=self._no_texts)
+            return self._nothing.chunk(self._mark.position, self._clock())
         rejected: Counter[str] = Counter()
         taken = NO_LINES
         self.waiting = self._reader is None and not self._take_up()
         rejected["file-gone"], self._gone = self._gone, 0
         if not self.waiting:
             taken = self._read(limit, rejected)
-        records = self._decoder.decode(taken.lines) if self._decoder else NO_RECORDS
+        records = self._decoder.decode(taken.lines) if self._decoder else self._nothing
         if taken.lines:
             self._move(taken)
-        rejected.update(records.rejected)
-        values = records.values.reshape(len(records.streams), len(self._config.channels))
-        return Chunk(
-            records.streams, records.event_time, values, self._mark.position, self._clock(), rejected=dict(+rejected),
-            texts=records.texts or ((),) * len(self._config.categories),
-        )  # fmt: skip
+        return records.chunk(self._mark.position, self._clock(), rejected)
 
     def _quiet(self) -> bool:
         """Whether there is nothing new, by one look at the file: a node does this fifty times a second all its life."""
