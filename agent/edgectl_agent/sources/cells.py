@@ -51,6 +51,18 @@ def number(cell: str) -> float | str:
     return number if math.isfinite(number) else "not-finite"
 
 
+def numbers(cells: Sequence[Any], why: Reasons) -> Float64:
+    """A channel's cells, text or numbers, NaN for a missing one; notes in `why` where a cell is neither."""
+    found = np.full(len(cells), np.nan)
+    for i, cell in enumerate(cells):
+        one = number(cell) if isinstance(cell, str) else float(cell)
+        if isinstance(one, str):
+            why[i] = why[i] or one
+        else:
+            found[i] = one
+    return found
+
+
 def stream_name(name: str | int) -> str:
     """The stream that a cell names; empty if it cannot be one."""
     if isinstance(name, int):

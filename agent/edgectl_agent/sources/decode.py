@@ -27,7 +27,7 @@ import numpy as np
 from edgectl_agent.config import Fields
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
-from edgectl_agent.sources.cells import Reasons, Time, number, stream_name, texts, times
+from edgectl_agent.sources.cells import Reasons, Time, numbers, stream_name, texts, times
 from edgectl_agent.sources.interface import Chunk, Position
 from edgectl_agent.sources.repeated import RepeatedHours
 
@@ -299,19 +299,12 @@ class CsvDecoder(Decoder):
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
         if self._plain:
             try:
-                numbers = np.array(list(map(float, cells)), np.float64)
-                if np.isfinite(numbers).all():
-                    return numbers
+                found = np.array(list(map(float, cells)), np.float64)
+                if np.isfinite(found).all():
+                    return found
             except ValueError:
                 pass  # some cell is empty or no number: look at each
-        numbers = np.full(len(cells), np.nan)
-        for i, cell in enumerate(cells):
-            found = number(cell)
-            if isinstance(found, str):
-                why[i] = why[i] or found
-            else:
-                numbers[i] = found
-        return numbers
+        return numbers(cells, why)
 
 
 def _column(path: str) -> Callable[[Sequence[Any]], list[Any]]:

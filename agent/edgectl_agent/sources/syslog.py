@@ -13,13 +13,11 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Any
 
-import numpy as np
-
 from edgectl_agent.config import SyslogConfig, split_address
 from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.syslog import FACILITIES, SEVERITIES, Message, parameters, parse
 from edgectl_agent.core.units import size_bytes
-from edgectl_agent.sources.cells import MAX_TEXT_CHARS, Reasons, number
+from edgectl_agent.sources.cells import MAX_TEXT_CHARS, Reasons, numbers
 from edgectl_agent.sources.decode import Columns, Decoder, Records
 from edgectl_agent.sources.intake import Intake
 from edgectl_agent.sources.interface import Chunk, Position, Source
@@ -70,14 +68,7 @@ class SyslogDecoder(Decoder):
         )
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
-        numbers = np.full(len(cells), np.nan)
-        for i, cell in enumerate(cells):
-            found = number(cell) if isinstance(cell, str) else float(cell)
-            if isinstance(found, str):
-                why[i] = why[i] or found
-            else:
-                numbers[i] = found
-        return numbers
+        return numbers(cells, why)
 
 
 def _getter(column: str, known: dict[str, _Get]) -> _Get:
