@@ -1,4 +1,7 @@
-"""A bounded queue between a thread that receives records and the worker; what waits cannot be asked for again."""
+"""A bounded queue between a thread that receives records and the worker, and a source that has one.
+
+What waits cannot be asked for again.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, Protocol, TypeVar
+
+from edgectl_agent.core.units import size_bytes
+from edgectl_agent.sources.interface import Source
 
 _OVERHEAD_BYTES = 100
 """What an entry of the queue costs beside its bytes."""
@@ -78,6 +84,12 @@ class Intake(Generic[T]):
             self._on_arrival()
         return count
 
+    def offer_or_drop(self, records: Sequence[T], rejected: Counter[str]) -> None:
+        """Take what fits; the rest is counted as ``queue-full``, beside `rejected`. Never blocks."""
+        rejected["queue-full"] += len(records) - self.offer(records)
+        if +rejected:
+            self.offer((), +rejected)
+
     def put(self, records: Sequence[T], rejected: Mapping[str, int] | None = None) -> bool:
         """Take all of them, waiting for room; False if the agent ends before."""
         left = records[self.offer(records, rejected) :]
@@ -116,3 +128,20 @@ class Intake(Generic[T]):
             rejected, self._rejected = dict(+self._rejected), Counter()
             self._changed.notify_all()
             return Taken(records, rejected, self._ended and not self._queue)
+
+
+class IntakeSource(Source, Generic[T]):
+    """A source whose own thread fills an `Intake`. Position: none, because what was read is gone."""
+
+    replayable = False
+
+    def __init__(self, buffer: str, clock: Callable[[], int]) -> None:
+        self._intake: Intake[T] = Intake(size_bytes(buffer), lambda: self.on_arrival())
+        self._clock = clock
+
+    @property
+    def pending(self) -> bool:
+        return self._intake.waiting
+
+    def seal(self) -> None:
+        self._intake.seal()

@@ -26,10 +26,10 @@ from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.uaerrors import UaError
 
 from edgectl_agent.config import OpcuaConfig
-from edgectl_agent.core.units import duration_ns, size_bytes
+from edgectl_agent.core.units import duration_ns
 from edgectl_agent.logs import warn
-from edgectl_agent.sources.intake import Intake
-from edgectl_agent.sources.interface import Chunk, Position, Source
+from edgectl_agent.sources.intake import IntakeSource
+from edgectl_agent.sources.interface import Chunk, Position
 from edgectl_agent.sources.opcua_rows import Reported, Row, rows
 
 _TIMEOUT_S = 10.0
@@ -37,14 +37,13 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 _CHECK_S = 1.0
 
 
-class OpcuaSource(Source):
-    """Position: none, because a server does not keep what it reported."""
-
-    replayable = False
+class OpcuaSource(IntakeSource[Row]):
+    """What a subscription reports; a server does not keep it."""
 
     def __init__(self, config: OpcuaConfig, name: str, clock: Callable[[], int] = time.time_ns) -> None:
+        super().__init__(config.buffer, clock)
         self.live = config.live
-        self._config, self._name, self._clock = config, name, clock
+        self._config, self._name = config, name
         channels = list(config.channels)
         self._places = {
             ua.NodeId.from_string(node): (stream, channels.index(channel))
@@ -52,7 +51,6 @@ class OpcuaSource(Source):
             for channel, node in nodes.items()
         }
         self._width = len(channels)
-        self._intake: Intake[Row] = Intake(size_bytes(config.buffer), lambda: self.on_arrival())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -80,13 +78,6 @@ class OpcuaSource(Source):
             self._clock(),
             rejected=taken.rejected,
         )
-
-    @property
-    def pending(self) -> bool:
-        return self._intake.waiting
-
-    def seal(self) -> None:
-        self._intake.seal()
 
     def close(self) -> None:
         if self._thread is not None and self._loop is not None and self._stopping is not None:
@@ -166,9 +157,7 @@ class OpcuaSource(Source):
         reported, self._reported = self._reported, []
         rejected: Counter[str] = Counter()
         found = rows(reported, self._width, self._clock(), rejected)
-        rejected["queue-full"] += len(found) - self._intake.offer(found)
-        if +rejected:
-            self._intake.offer((), +rejected)
+        self._intake.offer_or_drop(found, rejected)
 
     def datachange_notification(self, node: Node, value: Any, data: DataChangeNotif) -> None:
         """Called by the library for each value; those of one report come in a row."""

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable
 
 from edgectl_agent.config import StdinConfig
-from edgectl_agent.core.units import size_bytes
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.decode import CsvDecoder, Decoder, JsonDecoder, no_records
-from edgectl_agent.sources.intake import Intake
-from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
+from edgectl_agent.sources.intake import IntakeSource
+from edgectl_agent.sources.interface import Chunk, Position, SourceError
 from edgectl_agent.sources.lines import LineReader
 
 
@@ -33,15 +32,13 @@ class _Pipe:
         return offset
 
 
-class StdinSource(Source):
-    """Position: none, because what was read is gone."""
-
-    replayable = False
+class StdinSource(IntakeSource[bytes]):
+    """Lines of standard input, or of another `descriptor`."""
 
     def __init__(self, config: StdinConfig, clock: Callable[[], int] = time.time_ns, descriptor: int = 0) -> None:
+        super().__init__(config.buffer, clock)
         self.live = config.live
-        self._config, self._clock, self._descriptor = config, clock, descriptor
-        self._intake: Intake[bytes] = Intake(size_bytes(config.buffer), lambda: self.on_arrival())
+        self._config, self._descriptor = config, descriptor
         self._decoder: Decoder | None = JsonDecoder(config) if config.format == "jsonl" else None
         self._nothing = no_records(config)
         self._thread = threading.Thread(target=self._receive, name="stdin", daemon=True)
@@ -68,13 +65,6 @@ class StdinSource(Source):
         except SourceError as e:
             self._failure = str(e)  # it comes once
             raise
-
-    @property
-    def pending(self) -> bool:
-        return self._intake.waiting
-
-    def seal(self) -> None:
-        self._intake.seal()
 
     def _receive(self) -> None:
         reader = LineReader(_Pipe(self._descriptor))

@@ -19,8 +19,8 @@ from edgectl_agent.core.syslog import FACILITIES, SEVERITIES, Message, parameter
 from edgectl_agent.core.units import size_bytes
 from edgectl_agent.sources.cells import MAX_TEXT_CHARS, Reasons, numbers
 from edgectl_agent.sources.decode import Columns, Decoder, Records
-from edgectl_agent.sources.intake import Intake
-from edgectl_agent.sources.interface import Chunk, Position, Source
+from edgectl_agent.sources.intake import IntakeSource
+from edgectl_agent.sources.interface import Chunk, Position
 from edgectl_agent.sources.syslog_listener import Arrival, Listener
 
 _Cell = str | int
@@ -78,16 +78,14 @@ def _getter(column: str, known: dict[str, _Get]) -> _Get:
     return lambda message, arrival: parameters(message.data).get(name, "") if message.data else ""
 
 
-class SyslogSource(Source):
-    """Position: none, because what was read is gone."""
+class SyslogSource(IntakeSource[Arrival]):
+    """Messages that a `Listener` takes."""
 
-    replayable = False
     live = True
 
     def __init__(self, config: SyslogConfig, clock: Callable[[], int] = time.time_ns) -> None:
-        self._config, self._clock = config, clock
-        self._decoder = SyslogDecoder(config)
-        self._intake: Intake[Arrival] = Intake(size_bytes(config.buffer), lambda: self.on_arrival())
+        super().__init__(config.buffer, clock)
+        self._config, self._decoder = config, SyslogDecoder(config)
         self._listener: Listener | None = None
 
     @property
@@ -116,13 +114,6 @@ class SyslogSource(Source):
         if self._listener.holds and not self._intake.full:
             self._listener.wake()
         return self._decoder.read(taken.records).chunk({}, self._clock(), taken.rejected)
-
-    @property
-    def pending(self) -> bool:
-        return self._intake.waiting
-
-    def seal(self) -> None:
-        self._intake.seal()
 
     def close(self) -> None:
         if self._listener is not None:

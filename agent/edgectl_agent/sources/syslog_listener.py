@@ -209,10 +209,7 @@ class Listener:
                 rejected[why] += 1
             elif message:
                 arrived.append(self._arrival(message, peer))
-        taken = self._intake.offer(arrived)
-        rejected["queue-full"] += len(arrived) - taken
-        if +rejected:
-            self._intake.offer((), +rejected)
+        self._intake.offer_or_drop(arrived, rejected)
 
     def _arrival(self, message: bytes, peer: str) -> Arrival:
         self._last_ns = max(self._clock(), self._last_ns + _STEP_NS)
