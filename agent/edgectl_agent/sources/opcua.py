@@ -31,9 +31,11 @@ from edgectl_agent.logs import warn
 from edgectl_agent.sources.intake import IntakeSource
 from edgectl_agent.sources.interface import Chunk, Position
 from edgectl_agent.sources.opcua_rows import Reported, Row, rows
+from edgectl_agent.uplink.pace import Pace
 
 _TIMEOUT_S = 10.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
+_PACE = Pace(0.5)
+"""After failures: 1 s, then twice as long each time up to 30 s, each less a random half."""
 _CHECK_S = 1.0
 
 
@@ -96,7 +98,7 @@ class OpcuaSource(IntakeSource[Row]):
 
     async def _stay_connected(self) -> None:
         assert self._stopping is not None
-        wait_s = _FIRST_WAIT_S
+        failing = 0
         while not self._stopping.is_set():
             begun_s = time.monotonic()
             try:
@@ -107,10 +109,8 @@ class OpcuaSource(IntakeSource[Row]):
                 self._why = f"{self._config.url}: {type(e).__name__}: {e}"
                 warn("opcua-unexpected", source=self._name, message=self._why)
             self._tried = True
-            if time.monotonic() - begun_s > _LONGEST_WAIT_S:
-                wait_s = _FIRST_WAIT_S
-            await self._sleep(wait_s * self._random.uniform(0.5, 1.0))
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            failing = 1 if time.monotonic() - begun_s > _PACE.longest_s else failing + 1
+            await self._sleep(_PACE.failure(failing, self._random.random()))
 
     async def _sleep(self, seconds: float) -> None:
         assert self._stopping is not None
