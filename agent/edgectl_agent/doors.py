@@ -15,10 +15,10 @@ from edgectl_agent import contact, tls
 from edgectl_agent.api import Api
 from edgectl_agent.config import Config
 from edgectl_agent.contact import Contact
-from edgectl_agent.core.errors import ConfigError
 from edgectl_agent.durable import write_file
 from edgectl_agent.listener import Listener
 from edgectl_agent.runtime import Runtime
+from edgectl_agent.secretfile import first_line
 
 _LOCAL = "127.0.0.1:0"
 
@@ -54,19 +54,6 @@ class Doors:
 
     def _all(self) -> list[Listener]:
         return [door for door in (self._api, self._remote, self._ingest) if door is not None]
-
-
-def first_line(path: str, key: str) -> str:
-    """A secret on the first line of a file; empty without a path. Raises `ConfigError` for one that is not there."""
-    if not path:
-        return ""
-    try:
-        found = Path(path).read_text(encoding="utf-8").partition("\n")[0].strip()
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{key}: {path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
-    if not found:
-        raise ConfigError(f"{key}: {path}: expected a token on the first line, found nothing")
-    return found
 
 
 def _ingest(config: Config, runtime: Runtime) -> Listener:

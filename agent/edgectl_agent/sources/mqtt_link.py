@@ -27,8 +27,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edgectl_agent.config import MqttConfig
 from edgectl_agent.core.errors import ConfigError, EdgeError
 from edgectl_agent.core.units import duration_ns
-from edgectl_agent.doors import first_line
 from edgectl_agent.logs import note, warn
+from edgectl_agent.secretfile import first_line
 from edgectl_agent.sources.decode import MAX_LINE_BYTES
 from edgectl_agent.sources.mqtt_inbox import Inbox
 from edgectl_agent.sources.mqtt_socket import Buffered, Trimmer
