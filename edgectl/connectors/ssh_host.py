@@ -16,7 +16,7 @@ from edgectl.connectors.sftp import LARGE, Upload, put
 from edgectl.connectors.ssh_reach import Reach, reach
 from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
 from edgectl.inventory.types import Node
-from edgectl.machine import agents_own
+from edgectl.machine import writing
 from edgectl.machine.interface import Done, Host, Told
 from edgectl.machine.shell import words
 
@@ -35,64 +35,6 @@ done
 if [ -f "$1" ] && [ "$(stat -c %a "$1")" = "$2" ] && sha256sum < "$1" | grep -q "^$3"; then echo same; fi
 """
 """PATH MODE HASH: says ``same`` if nothing is to be done, and removes what uploads of other content have left."""
-
-_FOLDER = """\
-made() {
-    [ -d "$1" ] && return
-    made "$(dirname "$1")"
-    mkdir -m "$([ -z "${alike-}" ] && echo 755 || stat -c %a "$(dirname "$1")")" "$1"
-    chown "$(stat -c %u:%g "$(dirname "$1")")" "$1" 2> /dev/null || :
-}
-"""
-"""What root makes belongs to whom the folder around it belongs to; the agent's are as open as the one around them."""
-
-_TAKE = (
-    """\
-set -e
-umask 077
-"""
-    + _FOLDER
-    + """\
-folder=$(dirname "$1")
-temporary="$folder/.$(basename "$1").$3.tmp"
-trap 'rm -f "$temporary" ${4:+"$4"}' EXIT
-trap 'exit 1' HUP INT TERM
-made "$folder"
-[ ! -d "$1" ] || { echo "$1: Is a directory" >&2; exit 1; }
-rm -f "$temporary"
-cat ${4:+"$4"} > "$temporary"
-sha256sum < "$temporary" | grep -q "^$3" || { echo "the content did not arrive whole" >&2; exit 3; }
-like=$folder
-[ ! -f "$1" ] || like=$1
-chown "$(stat -c %u:%g "$like")" "$temporary" 2> /dev/null || :
-chmod "$2" "$temporary"
-sync "$temporary" 2> /dev/null || sync
-mv -f "$temporary" "$1"
-"""
-)
-"""PATH MODE HASH [STAGED]: takes the content from STAGED or standard input; nothing else than all of it is renamed."""
-
-_THEIRS = agents_own.functions() + 'agents "$(dirname "$1")"'
-"""PATH: whether it is in the agent's folders."""
-
-
-def _careful(script: str) -> str:
-    """`script`, whose arguments are PATH MODE HASH [STAGED], run as the agent's user where PATH is in its folders."""
-    return f"""\
-{_THEIRS} || {{
-{script}
-exit
-}}
-staged=${{4-}}
-if [ -n "$staged" ]; then
-    trap 'rm -f "$staged"' EXIT
-    trap 'exit 1' HUP INT TERM
-    exec < "$staged"
-fi
-cd /  # root's home is closed to others
-as_agent {words("alike=1" + chr(10) + script)} sh "$1" "$2" "$3"
-"""
-
 
 _STAGE = """\
 for litter in .edgectl-* ..edgectl-*; do
@@ -131,12 +73,12 @@ class SshHost(Host):
         self, path: str, content: bytes | Path, *, mode: int = 0o644, root: bool = False, told: Told | None = None
     ) -> bool:
         upload = Upload.of(content, told)
-        same = _careful(_SAME) if root else _SAME
+        same = writing.careful(_SAME) if root else _SAME
         if self.script(same, path, f"{mode:o}", upload.sha256, root=root).text == "same":
             return False
         if upload.size <= LARGE:
             self._take(path, mode, upload, root, stdin=upload.bytes())
-        elif not root or (self.is_root and self.script(_THEIRS, path, root=True).status == 1):
+        elif not root or (self.is_root and self.script(writing.THEIRS, path, root=True).status == 1):
             self._make_folder(posixpath.dirname(path), root)
             self._put(path, mode, upload)
         else:
@@ -212,12 +154,12 @@ class SshHost(Host):
                 raise self.refuses(path, e, upload.size) from e
 
     def _make_folder(self, folder: str, root: bool) -> None:
-        done = self.script(_FOLDER + 'made "$1"', folder, root=root)
+        done = self.script(writing.FOLDER + 'made "$1"', folder, root=root)
         if done.status:
             raise self._cannot_write(folder, done.complaint)
 
     def _take(self, path: str, mode: int, upload: Upload, root: bool, stdin: bytes = b"", staged: str = "") -> None:
-        take = _careful(_TAKE) if root else _TAKE
+        take = writing.BY_ROOT if root else writing.TAKE
         done = self.script(take, path, f"{mode:o}", upload.sha256, staged, root=root, stdin=stdin)
         if done.status == 3:
             raise NodeUnreachable(f"node {self.name}: {path}: {done.complaint}", hint="run the same command again")

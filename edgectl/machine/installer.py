@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import socket
@@ -40,6 +41,8 @@ MIN_FREE = 300_000_000
 OWN = "uplink.token"
 BELOW = {"agent", "data", "agent.yaml", OWN, "receiver-ca.pem"}
 """What the agent has in the folder of ``--folder``."""
+LITTER = re.compile(r".*\.part|\..*\.[0-9a-f]{64}\.tmp")
+"""What a write leaves there that was cut."""
 CODES = {"unknown": 40, "expired": 41, "used-up": 4, "elsewhere": 3}
 
 
@@ -56,7 +59,8 @@ def main(settings: dict[str, Any], arguments: Sequence[str]) -> int:
 
     Args:
         settings: ``url``, ``ca`` (PEM, or empty for the system's), ``fleet``, and the shell texts of the steps that an
-            installation over SSH takes too: ``accounts``, ``environment``, ``remove`` and ``remove-folder``.
+            installation over SSH takes too: ``accounts``, ``environment``, ``folders``, ``write``, ``remove`` and
+            ``remove-folder``.
         arguments: of the command line.
     """
     parser = argparse.ArgumentParser(prog="edgectl-install", description=f"Joins the fleet {settings['fleet']}.")
@@ -113,10 +117,8 @@ class Installation:
         if not any(place.exists() for place in (self.home, self.config / "agent.yaml", self.config / OWN, self.data)):
             where = f"below {self.folder}" if self.folder else "→ one that was installed with --folder needs it again"
             return f"there is no agent on this machine {where}"
-        found = (
-            {path.name for path in self.config.iterdir() if not path.name.endswith(".part")} if self.folder else set()
-        )
-        if foreign := sorted(found - BELOW):
+        found = {path.name for path in self.config.iterdir()} if self.folder else set()
+        if foreign := sorted(name for name in found - BELOW if not LITTER.fullmatch(name)):
             raise Stop(f"{self.folder} holds what is not the agent's: {', '.join(foreign)} → move it elsewhere", 3)
         with self.alone():
             words = ("1" if keep_data else "", self.folder)
@@ -194,21 +196,20 @@ class Installation:
 
     def place(self, files: list[dict[str, Any]]) -> None:
         """Write what the receiver says: each file whole, trust only where there is none yet."""
-        data = self.data
-        for folder in (self.config, data, data / "trust", data / "spool"):
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if self.user:
+            self._step("folders", "the folders cannot be made")
+        else:
+            for folder in (self.config, self.data, self.data / "trust", self.data / "spool"):
+                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         for file in files:
-            path = Path(file["path"])
+            path, raw = Path(file["path"]), file["text"].encode()
             if file["keep"] and path.exists():
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, file["text"].encode(), int(file["mode"], 8))
+            words = (file["path"], file["mode"], hashlib.sha256(raw).hexdigest())
+            self._step("write", f"{path} cannot be written", *words, stdin=raw)
         if self.user:
-            for path in (self.config, *self.config.iterdir()):
+            for path in self.config.iterdir():
                 shutil.chown(path, "root", self.user)
-            for path in (data, data / "trust", data / "trust" / "root.json", data / "spool"):
-                shutil.chown(path, self.user, self.user)
-            (data / "spool").chmod(0o2770)
 
     # ── the service ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,8 +246,8 @@ class Installation:
             why = (done.stderr.strip().splitlines() or ["it does not answer"])[-1].removeprefix("edgectl-agent: ")
             raise Stop(f"the agent is installed and does not come up: {why}", 75)
 
-    def _step(self, name: str, failing: str, *words: str) -> None:
-        _run(["sh", "-c", self.steps[name], name, *words], failing)
+    def _step(self, name: str, failing: str, *words: str, stdin: bytes = b"") -> None:
+        _run(["sh", "-c", self.steps[name], name, *words], failing, stdin)
 
     def _made(self, folder: Path) -> Path:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -338,13 +339,14 @@ def say(text: str) -> None:
     print(f"edgectl: {text}", file=sys.stderr, flush=True)
 
 
-def _run(command: list[str], failing: str) -> None:
+def _run(command: list[str], failing: str, stdin: bytes = b"") -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, timeout=PIP_S, input=stdin)
     except (OSError, subprocess.TimeoutExpired) as e:
         raise Stop(f"{failing}: {e}", 75) from e
     if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if line.strip()]
+        said = (done.stderr or done.stdout).decode(errors="replace")
+        lines = [line for line in said.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")]
         raise Stop(f"{failing}: {(errors or lines or ['no reason given'])[-1].removeprefix('ERROR: ')}", 75)
 

@@ -11,7 +11,7 @@ import json
 import shlex
 from pathlib import Path
 
-from edgectl.machine import accounts, environment, removal
+from edgectl.machine import accounts, environment, removal, setup, writing
 from edgectl.machine.layout import Layout
 
 _HEAD = r"""#!/bin/sh
@@ -87,14 +87,20 @@ _FOLDER = "/edgectl-folder"
 def script(url: str, ca: str, fleet: str) -> str:
     """The install script of a receiver at `url`, vouched for by `ca` (PEM; empty: a public authority)."""
     program = Path(__file__).with_name("installer.py").read_text(encoding="utf-8")
-    steps = {
+    settings = repr(json.dumps({"url": url, "ca": ca, "fleet": fleet, **steps()}))
+    return f"{_HEAD}{program}{_TAIL.format(settings=settings)}"
+
+
+def steps() -> dict[str, str]:
+    """The shell texts that the install script has in common with an installation over SSH."""
+    return {
         "accounts": accounts.make(Layout(), "root"),
         "environment": environment.SCRIPT,
+        "folders": setup.make_folders(Layout(), "root"),
+        "write": writing.BY_ROOT,
         "remove": removal.script(Layout(), "root"),
         "remove-folder": removal.script(Layout.within(_FOLDER), "root").replace(_FOLDER, '"$2"'),
     }
-    settings = repr(json.dumps({"url": url, "ca": ca, "fleet": fleet, **steps}))
-    return f"{_HEAD}{program}{_TAIL.format(settings=settings)}"
 
 
 def file_name(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from edgectl.connectors.ssh_target import resolve
 from edgectl.core.errors import NodeUnreachable, RemoteRefused, StorageError
 from edgectl.inventory import editing
 from edgectl.inventory.types import Connect, SecretRef
+from edgectl.machine import installer, invitation
 from edgectl.machine.layout import Layout
 from edgectl.machine.service import Systemd
 from edgectl.machine.setup import make_folders
@@ -201,6 +203,36 @@ def test_a_folder_of_the_agents_that_is_a_link_to_one_of_roots_is_one_sentence(
         connector.place({"data/trust/root.json": content})
     done = connector.host.run(make_folders(Layout(), "root"), root=True)
     assert (done.status, "Operation not permitted" in done.complaint) == (1, True)
+
+
+def test_the_install_script_of_an_invite_follows_no_link_of_the_agents_either(
+    host: type[SshHost], guarded: tuple[Node, str]
+) -> None:
+    node, victim = guarded
+    machine, root_json, yaml = host("lacks", user="root"), Layout().path("data/trust/root.json"), Layout().agent_yaml
+    trust, raw = posixpath.dirname(root_json), b"{}\n"
+    for name in (".root.json.part", f".root.json.{hashlib.sha256(raw).hexdigest()}.tmp"):
+        node.run(f"ln -s {victim} {trust}/{name}", user="edgectl-agent")
+    files = [
+        {"path": path, "text": raw.decode(), "mode": "640", "keep": path == root_json} for path in (root_json, yaml)
+    ]
+    settings = {"url": "https://127.0.0.1:1", "ca": "", "fleet": "acme", **invitation.steps()}
+    program = Path(installer.__file__).read_text() + f"\nInstallation({settings!r}, '', '').place({files!r})\n"
+    try:
+        done = machine.run("python3 -I -", stdin=program.encode(), root=True)
+        assert done.status == 0, done.complaint
+        found = node.run(f"stat -c '%U:%G %a %F' {Layout().spool} {root_json} {yaml}; cat {root_json} {yaml}")
+        assert found.splitlines() == [
+            "edgectl-agent:edgectl-agent 2770 directory", "edgectl-agent:edgectl-agent 640 regular file",
+            "root:edgectl-agent 640 regular file", "{}", "{}",
+        ]  # fmt: skip
+        node.run(f"ln -sf {victim} {root_json}", user="edgectl-agent")
+        assert machine.run("python3 -I -", stdin=program.encode(), root=True).status == 0
+        node.run(f"rmdir {Layout().spool}; ln -s {victim}.d {Layout().spool}", user="edgectl-agent")
+        done = machine.run("python3 -I -", stdin=program.encode(), root=True)
+        assert (done.status, "the folders cannot be made: chmod: " in done.complaint) == (1, True)
+    finally:
+        node.run("rm -rf /etc/edgectl-agent")
 
 
 def test_what_root_puts_into_the_agents_folders_goes_on_where_it_was_cut(
