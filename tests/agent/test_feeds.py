@@ -83,6 +83,7 @@ def test_only_live_readings_can_be_from_the_future_and_only_a_set_clock_can_tell
     simulated = feed(TailConfig(path="x", live=False, **columns))  # type: ignore[arg-type]
     assert live.horizon_ns(NOW_NS) == NOW_NS + 600 * 10**9
     assert feed(HostMetricsConfig()).horizon_ns(NOW_NS) is not None
+    assert live.horizon_ns(3600 * 10**9) == NOW_NS + 600 * 10**9, "a clock that falls back to 1970 is not believed"
     assert feed(TailConfig(path="x", **columns)).horizon_ns(3600 * 10**9) is None  # type: ignore[arg-type]
     assert simulated.horizon_ns(NOW_NS) is None
     assert replaying(tmp_path / "a").horizon_ns(NOW_NS) is None

@@ -122,6 +122,9 @@ def test_tail_finishes_a_rotated_file_before_the_new_one(tmp_path: Path) -> None
     values, position, rejected = drain(source)
     assert (values, rejected) == ([2, 3], {"unterminated": 1})
     assert (position["inode"], position["offset"]) == (path.stat().st_ino, len(record(3)))
+    only = tail(path)
+    only.open(None)
+    assert drain(only) == ([3], position, {}), "nothing of the old file stays in it"
 
 
 def test_tail_finishes_a_file_that_was_rotated_while_the_agent_was_down(tmp_path: Path) -> None:
