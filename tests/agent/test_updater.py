@@ -253,7 +253,8 @@ import edgectl_agent.inference
 
 way, folder, now_ns = sys.argv[1:]
 updater = Updater(Path(folder), NODE, Slots(Path(folder) / "slots"), Limits(memory_bytes=40 * 2**20), WAYS[way])
-print(updater.prepare(int(now_ns)).reason)
+answer = updater.prepare(int(now_ns))
+print(answer.state, answer.exit_code, answer.reason)
 """
 
 
@@ -289,7 +290,7 @@ def test_a_child_without_room_to_start_is_a_refusal_too(new: Node, way: str) -> 
     done = subprocess.run(
         [sys.executable, "-c", STARVED, *told], capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout == "child-failed\n"
+    assert done.stdout == "refused 40 child-failed\n"
 
 
 def test_a_model_that_hangs_is_stopped_by_its_processor_time_and_others_wait(first: Node) -> None:
