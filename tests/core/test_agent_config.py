@@ -154,6 +154,12 @@ def test_what_every_node_should_have_is_known_without_reaching_one(tmp_path: Pat
     assert "cannot tell the format" in wrong["q"]
 
 
+def test_a_node_that_only_a_stick_reaches_has_its_data_where_every_node_elsewhere_has_it(tmp_path: Path) -> None:
+    gap = node("{name: gap, connect: {via: usb}}")
+    files = membership.files(gap, Workspace(tmp_path), lambda recipe: COLUMNS[recipe], b"root")
+    assert "data_dir: /var/lib/edgectl-agent\n" in files["agent.yaml"].decode()
+
+
 def pulling(more: str) -> Node:
     text = f"version: 1\nfleet: a\n{more}\nnodes:\n  - {{name: far, connect: {{via: pull, every: 15m}}}}\n"
     return parse(text).nodes[0]

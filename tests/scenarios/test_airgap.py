@@ -31,6 +31,8 @@ class Site:
         home = self.plant.folder / ".edgectl" / "nodes" / "gap"
         usb = f"connect: {{via: usb}}\n    agent: {{folder: {home}}}\n    report: {{silent_after: 35d}}"
         unreached = f"    {usb}\n" + tail.replace("path: gap.jsonl", f"path: {folder}/plant/gap.jsonl")
+        assert f"path: {folder}/plant/gap.jsonl" in unreached
+        assert "connect:" not in tail, "nothing else says how it is reached"
         fleet.write_text(head + gap + unreached)
         self.shell, self.stick = self.plant.shell, folder / "stick"
         self.stick.mkdir()
@@ -76,6 +78,7 @@ def test_a_release_goes_in_and_alerts_come_out_by_hand(site: Site) -> None:
     )
     assert [row["node"] for row in rows] == ["gap"]
     setup = site.stick / "gap" / "setup"
+    assert f"data_dir: {site.config.parent}/data\n" in (setup / "agent.yaml").read_text()
     assert (setup / "root.json").read_bytes() == plant.repository.root_bytes()
     plant.stop("gap")
     shutil.copyfile(setup / "agent.yaml", site.config)
