@@ -129,6 +129,19 @@ def test_a_silent_node_is_told_apart_and_what_it_took_meanwhile_ends_its_rollout
     assert "nothing to do: press 1.0.0 runs on all 1 nodes; r-1 ends with their proof\n" in again.stderr
     assert "r-1 press 1.0.0 · done · 1/1 confirmed" in fleet.shell.ok("status")
 
+    fleet.release("1.1.0", seed=2)
+    fleet.web.faults[".bundle"] = truncated(700)
+    before = len(fleet.web.asked(".bundle"))
+    going = fleet.shell.start("deploy", "press", "--yes")
+    until(lambda: len(fleet.web.asked(".bundle")) > before)
+    os.killpg(going.pid, signal.SIGINT)
+    _, said = going.communicate(timeout=60)
+    assert going.returncode == 130, said
+    assert fleet.versions() == {"far-1": "1.0.0"}
+    fleet.web.faults.clear()
+    fleet.shell.ok("deploy", "--resume", "r-2")
+    assert fleet.versions() == {"far-1": "1.1.0"}
+
 
 def test_a_token_that_does_not_count_is_said_where_it_is_used(make: Callable[..., PullFleet]) -> None:
     fleet = running(make("far-1", "far-2"))
