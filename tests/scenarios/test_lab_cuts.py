@@ -323,6 +323,9 @@ def test_an_upgrade_that_is_cut_goes_on_by_itself_or_when_it_is_run_again(
         step = doing(one, node, bench.events(one.at_ns) if claimed != "nothing begun" else ())
 
         by = go_on(bench, node, attempt, bool(i % 2), attempt.args[3:9])
+        after = report(node)
+        assert after is not None, one
+        assert after.agent == version, one
         assert running(node).startswith(f"{version}-"), one
         assert bench.progress().nodes[node.name].state == "confirmed", one
         assert found.models == () or loaded(node) == found.models[0].bundle, "it keeps its models"

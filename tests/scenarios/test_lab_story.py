@@ -263,18 +263,18 @@ def test_drifted_settings_are_found_shown_and_mended(story: Story) -> None:
 
 
 def test_the_agent_itself_moves_on_and_everything_it_knew_stays(story: Story) -> None:
-    names, alerts = (BEHIND, INDEXED, ASKING), story.alerts()
-    for name in names:
+    alerts = story.alerts()
+    for name in NAMES:
         story.describe(name, memory="300M", version="0.1.7")
     wheel = other_agent(story.wheels, "0.1.7")
-    done = story.json("nodes", "upgrade", *names, "--wheel", str(wheel), "--canary", "1", "--yes")
-    assert confirmed(done) == set(names)
-    assert {running(story.lab[name]).split("-")[0] for name in names} == {"0.1.7"}
+    done = story.json("nodes", "upgrade", *NAMES, "--wheel", str(wheel), "--canary", "1", "--yes")
+    assert confirmed(done) == set(NAMES)
+    assert {running(story.lab[name]).split("-")[0] for name in NAMES} == {"0.1.7"}
     story.feed(faulty(300, 20))
     story.wait_until_read()
     assert story.shell.run("audit").returncode == 0
     found = story.alerts()
-    for name in names:
+    for name in NAMES:
         assert len(found[name]) == len(alerts[name]) + 1
 
 
