@@ -26,6 +26,8 @@ from edgectl_agent.core.messages import Alert, BundleRef, Release
 from edgectl_agent.core.units import DAY_NS, SECOND_NS, event_time_ns, iso
 
 from bench._report import record
+from edgectl.core import evaluation
+from edgectl.core.evaluation import NOTHING, Outcome, Period
 from edgectl.training.pipeline import train
 from edgectl.training.recipe import Recipe, find
 from edgectl.training.tables import read
@@ -52,34 +54,6 @@ class Case:
     windows: tuple[Window, ...]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Alarms against labels; ``delays_ns`` are from the window's begin to the first onset in it."""
-
-    windows: int
-    found: int
-    false: int
-    days: float
-    delays_ns: tuple[int, ...]
-
-    def __add__(self, other: Outcome) -> Outcome:
-        return Outcome(
-            self.windows + other.windows,
-            self.found + other.found,
-            self.false + other.false,
-            self.days + other.days,
-            self.delays_ns + other.delays_ns,
-        )
-
-    def __str__(self) -> str:
-        delay = np.median(self.delays_ns) / SECOND_NS / 60 if self.delays_ns else float("nan")
-        return (
-            f"{self.found:3d} of {self.windows:3d} windows = {self.found / max(self.windows, 1):4.0%}   "
-            f"{self.false:4d} false in {self.days:5.1f} days = {self.false / self.days:5.2f} per day   "
-            f"median delay {delay:6.0f} min"
-        )
-
-
 def main() -> int:
     """Measure, print and record; without the data say so and succeed."""
     default = Path(os.environ.get("EDGECTL_SHARED", Path(__file__).parents[2] / "shared")) / "data"
@@ -95,8 +69,7 @@ def main() -> int:
 
 def run(name: str, cases: Sequence[Case], scratch: Path) -> None:
     """All cases of one recipe, pooled."""
-    nothing = Outcome(0, 0, 0, 0.0, ())
-    total = {"agent": nothing, "random": nothing, "new high or low": nothing}
+    total = dict.fromkeys(("agent", "random", "new high or low"), NOTHING)
     for case in cases:
         recipe = find(case.recipe, None)
         alerts = alerts_of(recipe, case, scratch / f"node-{case.name}")
@@ -113,14 +86,22 @@ def run(name: str, cases: Sequence[Case], scratch: Path) -> None:
             f"{case.name} ({case.recipe}); open outside every window for {lasting(alerts, case, span):.1%} of the time"
         )
         for who, outcome in outcomes.items():
-            print(f"  {who:16s} {outcome}")
+            print(f"  {who:16s} {shown(outcome)}")
             total[who] += outcome
     found, peer = total["agent"], total["random"]
-    record(f"real.{name}.recall", found.found / found.windows, "of labelled windows", better="higher",
-           peer=f"{peer.found / found.windows:.2f} by as many alarms at random times")  # fmt: skip
-    record(f"real.{name}.false_alerts", found.false / found.days, "per stream and day", better="lower")
-    record(f"real.{name}.delay", float(np.median(found.delays_ns)) / SECOND_NS / 60, "min after the window begins",
+    record(f"real.{name}.recall", found.recall, "of labelled windows", better="higher",
+           peer=f"{peer.recall:.2f} by as many alarms at random times")  # fmt: skip
+    record(f"real.{name}.false_alerts", found.false_per_stream_day, "per stream and day", better="lower")
+    record(f"real.{name}.delay", found.delay_ns / SECOND_NS / 60, "min after the window begins",
            better="lower")  # fmt: skip
+
+
+def shown(outcome: Outcome) -> str:
+    return (
+        f"{outcome.found:3d} of {outcome.faults:3d} windows = {outcome.found / max(outcome.faults, 1):4.0%}   "
+        f"{outcome.false:4d} false in {outcome.stream_days:5.1f} days = {outcome.false_per_stream_day:5.2f} per day   "
+        f"median delay {outcome.delay_ns / SECOND_NS / 60:6.0f} min"
+    )
 
 
 def alerts_of(recipe: Recipe, case: Case, folder: Path) -> list[Alert]:
@@ -145,15 +126,8 @@ def alerts_of(recipe: Recipe, case: Case, folder: Path) -> list[Alert]:
 
 
 def judge(onsets: Sequence[int], windows: Sequence[Window], span: Window) -> Outcome:
-    at = np.array(onsets, np.int64)
-    inside = np.zeros(len(at), bool)
-    delays = []
-    for begin, end in windows:
-        hits = (at >= begin) & (at <= end)
-        inside |= hits
-        if hits.any():
-            delays.append(int(at[hits].min()) - begin)
-    return Outcome(len(windows), len(delays), int((~inside).sum()), (span[1] - span[0]) / DAY_NS, tuple(delays))
+    labels = [Period(begin, end) for begin, end in windows]
+    return evaluation.judge(labels, [("", at) for at in onsets], (span[1] - span[0]) / DAY_NS)
 
 
 def at_random(count: int, windows: Sequence[Window], span: Window, rounds: int = 200) -> Outcome:

@@ -16,6 +16,8 @@ import numpy as np
 from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.bundle import Channel
 
+from edgectl.core import evaluation
+from edgectl.core.evaluation import Onset, Period
 from edgectl.training.tables import Table
 
 Kind = Literal["spike", "level", "drift", "variance", "stuck"]
@@ -108,18 +110,12 @@ def inject(table: Table, faults: Sequence[Fault], channels: Sequence[Channel], s
     return replace(table, values=values)
 
 
-def judge(faults: Sequence[Fault], onsets: Sequence[tuple[str, int]], window_ns: int) -> tuple[Found, ...]:
+def judge(faults: Sequence[Fault], onsets: Sequence[Onset], window_ns: int) -> tuple[Found, ...]:
     """Which faults have an onset on their stream from their first reading until one window after their last."""
-    out = []
-    for kind in KINDS:
-        mine = [f for f in faults if f.kind == kind]
-        delays = []
-        for fault in mine:
-            hits = [t for s, t in onsets if s == fault.stream and fault.start_ns <= t <= fault.end_ns + window_ns]
-            if hits:
-                delays.append(min(hits) - fault.start_ns)
-        out.append(Found(kind, len(mine), len(delays), float(np.median(delays)) if delays else float("nan")))
-    return tuple(out)
+    labels = [Period(f.start_ns, f.end_ns, f.stream, f.kind) for f in faults]
+    seen = evaluation.judge(labels, onsets, stream_days=0.0, slack_ns=window_ns)
+    parts = [(kind, seen.of(kind)) for kind in KINDS]
+    return tuple(Found(kind, part.faults, part.found, part.delay_ns) for kind, part in parts)
 
 
 def _faulty(fault: Fault, x: Float64, size: float, spread: float) -> Float64:

@@ -25,10 +25,11 @@ from edgectl_agent.core.units import format_duration
 from edgectl_agent.inference import Model
 
 from edgectl.core.errors import ConfigError
+from edgectl.periods import read_periods
 from edgectl.training import bundles, estimators, export, faults, quantize, report, summary
 from edgectl.training.recipe import Recipe
 from edgectl.training.replay import CHUNK, Replay, replay
-from edgectl.training.split import Split, read_periods, split
+from edgectl.training.split import Split, split
 from edgectl.training.tables import Table
 
 Progress = Callable[[str, int, int], None]
@@ -97,7 +98,8 @@ class _Run:
 
     def result(self, files: tuple[str, ...]) -> Trained:
         recipe, table = self.recipe, self.table
-        self.parts = split(table, recipe.fit_share, read_periods(recipe.exclude) if recipe.exclude else ())
+        known = read_periods(recipe.exclude, "train.exclude of the recipe") if recipe.exclude else ()
+        self.parts = split(table, recipe.fit_share, known)
         x, status = self._features()
         usable = status == 0
         fit_rows, held_rows = self.parts.fit(usable), self.parts.held(usable)

@@ -6,7 +6,8 @@ import pytest
 from edgectl_agent.core.bundle import decode
 from edgectl_agent.inference import Model
 
-from bench.real_data import Outcome, at_random, judge, nab_cases
+from bench.real_data import at_random, judge, nab_cases
+from edgectl.core.evaluation import Outcome
 from edgectl.training.pipeline import train
 from edgectl.training.recipe import find
 from edgectl.training.replay import replay
@@ -18,8 +19,8 @@ DAY = 86_400 * 10**9
 
 def test_an_onset_counts_for_the_window_it_begins_in_and_is_false_elsewhere() -> None:
     windows = [(10, 20), (50, 60), (80, 90)]
-    assert judge([5, 12, 15, 60, 70], windows, (0, DAY)) == Outcome(3, 2, 2, 1.0, (2, 10))
-    assert judge([], windows, (0, DAY)) == Outcome(3, 0, 0, 1.0, ())
+    assert judge([5, 12, 15, 60, 70], windows, (0, DAY)) == Outcome((("", 2), ("", 10)), ("",), 2, 1.0)
+    assert judge([], windows, (0, DAY)) == Outcome((), ("",) * 3, 0, 1.0)
 
 
 def test_random_alarms_find_a_share_of_the_time_that_windows_cover() -> None:
@@ -37,6 +38,6 @@ def test_a_real_latency_failure_is_found_with_few_false_alerts(shared: Path, tmp
     found = replay(bundle, Model(bundle.model).score, rest, split(rest, 0.01))
     span = (int(rest.event_time[0]), int(rest.event_time[-1]))
     outcome = judge([onset for _, onset in found.onsets], case.windows, span)
-    assert outcome.windows == 3
+    assert outcome.faults == 3
     assert outcome.found >= 2
-    assert outcome.false / outcome.days < 0.5
+    assert outcome.false_per_stream_day < 0.5

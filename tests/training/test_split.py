@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgectl.core.errors import ConfigError
-from edgectl.training.split import Period, read_periods, split
+from edgectl.core.evaluation import WATCHED, Period
+from edgectl.periods import read_periods, write_periods
+from edgectl.training.split import split
 from edgectl.training.tables import Table
 
 
@@ -31,7 +33,7 @@ def test_everything_that_is_fitted_is_earlier_than_everything_held_out(times: li
 
 def test_known_bad_periods_are_in_no_part() -> None:
     t = table(list(range(100)), streams=2)
-    parts = split(t, 0.5, (Period(10, 19), Period(70, 79, "s1"), Period(0, 99, "nobody")))
+    parts = split(t, 0.5, (Period(10, 19), Period(70, 79, "s1"), Period(0, 99, "nobody"), Period(0, 99, "s0", WATCHED)))
     usable = np.ones(100, bool)
     assert set(range(50)) - set(parts.fit(usable)) == set(range(10, 20))
     assert set(range(50, 100)) - set(parts.held(usable)) == {71, 73, 75, 77, 79}
@@ -62,4 +64,10 @@ def test_wrong_periods_are_named(tmp_path: Path, content: str, sentence: str) ->
 
 def test_a_missing_file_of_periods_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"incidents.csv: no such file \(train.exclude"):
-        read_periods(tmp_path / "incidents.csv")
+        read_periods(tmp_path / "incidents.csv", "train.exclude of the recipe")
+
+
+def test_periods_are_written_as_they_are_read(tmp_path: Path) -> None:
+    periods = (Period(10**9, 2 * 10**9, "web-1", "burst"), Period(10**9, 5 * 10**9, "web-2", WATCHED))
+    write_periods(tmp_path / "labels.csv", reversed(periods))
+    assert read_periods(tmp_path / "labels.csv") == periods
