@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,10 +258,10 @@ def busy() -> str:
     return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
-def environment(folder: Path) -> Path:
+def environment(folder: Path, peers: Sequence[str] = PEERS) -> Path:
     """The peers' Python, gone with the scratch folder."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", *PEERS]
+    pip = [str(folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", *peers]
     subprocess.run(pip, check=True)
     return folder / "bin" / "python"
 
