@@ -1,9 +1,9 @@
 """Messages of a Kafka topic in → decisions out, on one core: the agent's own path against Quix Streams.
 
-The load of `bench.streaming` (1,000 streams, 38 features, an autoencoder) as messages of a real broker, which runs on the
-other processors. Both read the topic from its beginning by librdkafka as the only member of a group, decode by msgspec,
-compute the same features (checked equal) and score by ONNX Runtime. Counted is all processor time of the process, from
-before the first connection to the last reading: fetching, and the group, are part of it. Needs Maven and a JDK.
+The load of `bench.streaming` (1,000 streams, 38 features, an autoencoder) as messages of a real broker. Both read the
+topic from its beginning by librdkafka as the only member of a group, decode by msgspec, compute the same features
+(checked equal) and score by ONNX Runtime. Counted is all processor time of the process, from before the first
+connection to the last reading: fetching, and the group, are part of it; the broker is not. Needs Maven and a JDK.
 
     python -m bench.quix
 """
