@@ -22,7 +22,8 @@ soak: $(TOOLS) ## cut real nodes' network at random moments; kill brokers; try l
 	EDGECTL_CUTS=10 $(BIN)/python -m pytest -q -s tests/scenarios/test_lab_cuts.py
 	EDGECTL_KAFKA_READINGS=200000 EDGECTL_KAFKA_KILLS=2 $(BIN)/python -m pytest -q -s tests/scenarios/test_kafka.py
 	EDGECTL_MQTT_READINGS=200000 $(BIN)/python -m pytest -q -s tests/scenarios/test_mqtt.py
-	EDGECTL_LAW_EXAMPLES=10000 $(BIN)/python -m pytest -q tests/agent/test_reorder.py tests/agent/test_stream_limit.py
+	EDGECTL_LAW_EXAMPLES=10000 $(BIN)/python -m pytest -q tests/agent/test_reorder.py tests/agent/test_stream_limit.py \
+		tests/agent/test_join.py
 
 bench: $(READY) ## measure speed, memory and detection against named peers; lines go to bench/results.jsonl
 	@missed=; for file in bench/[a-z]*.py; do name=$$(basename $$file .py); echo "── $$name"; \

@@ -7,9 +7,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import compress
 from typing import Any
 from weakref import WeakSet
 
+import msgspec
 import numpy as np
 
 from edgectl_agent.core import bundle as bundles
@@ -17,6 +20,7 @@ from edgectl_agent.core.batch import Batch, Float32, Float64, Int32, Int64, Stre
 from edgectl_agent.core.categories import CodeTable
 from edgectl_agent.core.detector import Detection, Detector
 from edgectl_agent.core.errors import AdmissionError
+from edgectl_agent.core.join import Membership
 from edgectl_agent.core.limit import IDLE_NS, StreamLimit
 from edgectl_agent.core.messages import ModelStatus
 from edgectl_agent.inference import Model, golden_error
@@ -41,7 +45,12 @@ class Engine:
         self._limit = limit
         self._followers: WeakSet[Detector] = WeakSet()
         """Of trials, which share the stream indices."""
-        self._channels = tuple(channel.name for channel in self.detector.bundle.features.channels)
+        spec = self.detector.bundle.features
+        self._channels = tuple(channel.name for channel in spec.channels)
+        self._membership: Membership | None = None
+        if not isinstance(spec.join, msgspec.UnsetType):
+            self._channels = spec.join.columns or self._channels
+            self._membership = Membership(spec.join)
         self._categories = self.detector.bundle.features.categories
         self._code_table = CodeTable()
         self._latencies_us: deque[float] = deque(maxlen=_LATENCIES)
@@ -113,11 +122,14 @@ class Engine:
         give way to new ones: process each batch before you ask for the next. Streams beyond the limit get an index that
         the detector refuses and counts; their names are not kept.
         """
+        member = None
+        if self._membership is not None:
+            chunk, member = self._joined(self._membership, chunk)
         values = self._values(chunk, channels)
         codes = self._codes(chunk, categories)
         stream = self.detector.streams.indices(chunk.streams)
         if stream is not None:
-            yield Batch(stream, chunk.event_time, values, codes)
+            yield Batch(stream, chunk.event_time, values, codes, member)
             return
         begin, n = 0, len(chunk)
         while begin < n:
@@ -125,8 +137,19 @@ class Engine:
                 self.detector, chunk.streams[begin:], chunk.event_time[begin:], horizon_ns, self._evict
             )
             part = slice(begin, begin + len(placed))
-            yield Batch(placed, chunk.event_time[part], values[part], None if codes is None else codes[part])
+            rest = Batch(placed, chunk.event_time[part], values[part], None if codes is None else codes[part])
+            yield rest if member is None else replace(rest, member=member[part])
             begin = part.stop
+
+    def _joined(self, membership: Membership, chunk: Chunk) -> tuple[Chunk, Int32]:
+        """The readings of members under their joined streams' names; those of other streams are left out."""
+        names, member = membership.place(chunk.streams)
+        mine = member >= 0
+        if not mine.all():
+            self.detector.counters["not_joined"] += int((~mine).sum())
+            names, member = list(compress(names, mine)), member[mine]
+        time, values = chunk.event_time[mine], chunk.values[mine]
+        return replace(chunk, streams=tuple(names), event_time=time, values=values, texts=()), member
 
     def _values(self, chunk: Chunk, channels: tuple[str, ...]) -> Float64:
         if channels == self._channels:
@@ -153,10 +176,24 @@ class Engine:
         texts = dict(zip(categories, chunk.texts, strict=True))
         return self._code_table.encode([texts.get(category) for category in self._categories], len(chunk))
 
-    def process(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None) -> Detection:
+    @property
+    def patience_ns(self) -> int | None:
+        """How far a source may be read ahead of another that has more, because this model joins them; None if not."""
+        join = self.detector.bundle.features.join
+        return join.idle_ns if join else None
+
+    @property
+    def nothing(self) -> Batch:
+        """A batch without readings."""
+        none = np.empty(0, np.int32)
+        return Batch(none, none.astype(np.int64), np.empty((0, len(self._channels))), member=none)
+
+    def process(
+        self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None, until_ns: int | None = None
+    ) -> Detection:
         """Score a batch. Raises `AdmissionError` if the model fails; the window state is then no longer exact."""
         started = time.perf_counter()
-        detection = self.detector.process(batch, accepted_ns, now_ns, horizon_ns)
+        detection = self.detector.process(batch, accepted_ns, now_ns, horizon_ns, until_ns)
         self._latencies_us.append((time.perf_counter() - started) * 1e6)
         self.fed_s = time.monotonic()
         return detection

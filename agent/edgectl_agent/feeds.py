@@ -38,6 +38,8 @@ class Feed:
         self.newest_ns = 0
         self.state: State = "waiting"
         self.detail = "no model reads it yet"
+        self.behind = True
+        """Whether it may have more to read at once: it brought something when it was asked last, or never was."""
         self._source = source
         self._watch = watch or ClockWatch()
         self._now_s = 0.0
@@ -52,7 +54,7 @@ class Feed:
 
     def poll(self, limit: int, now_s: float) -> Chunk | None:
         """What has arrived, without waiting; None if there is nothing new. Failures are kept in `state`."""
-        self._now_s = now_s
+        self._now_s, self.behind = now_s, False
         if self.state == "ended" or now_s < self._next_try_s:
             return None
         try:
@@ -118,7 +120,7 @@ class Feed:
             self._source.close()
 
     def _note(self, chunk: Chunk) -> None:
-        self._position = chunk.position
+        self._position, self.behind = chunk.position, bool(len(chunk) or chunk.rejected) and not chunk.ended
         self.accepted += len(chunk)
         self.rejected.update(chunk.rejected)
         if len(chunk):

@@ -151,8 +151,17 @@ class Roster:
         """Whether a model is there to read the recipe's sources."""
         return recipe in self._engines and recipe not in self.failed
 
-    def process(self, recipe: str, chunk: Chunk, feed: Feed, now_ns: int) -> tuple[Alert, ...]:
-        """Let the recipe's model, and one on trial, see a chunk. A model that fails stops, and its sources with it."""
+    def patience_ns(self, recipe: str) -> int | None:
+        """How far the recipe's sources may be read ahead of each other; None if they are independent."""
+        return self._engines[recipe].patience_ns if self.reads(recipe) else None
+
+    def process(
+        self, recipe: str, chunk: Chunk, feed: Feed, now_ns: int, until_ns: int | None = None
+    ) -> tuple[Alert, ...]:
+        """Let the recipe's model, and one on trial, see a chunk. A model that fails stops, and its sources with it.
+
+        `until_ns`: as `Detector.process` has it.
+        """
         engine = self._engines[recipe]
         horizon_ns = feed.horizon_ns(chunk.accepted_ns)
         alerts: list[Alert] = []
@@ -160,10 +169,19 @@ class Roster:
             for batch in engine.batches(chunk, feed.channels, feed.categories, horizon_ns):
                 if recipe in self.trials:
                     self.trials[recipe].observe(batch, chunk.accepted_ns, now_ns, horizon_ns)
-                alerts += engine.process(batch, chunk.accepted_ns, now_ns, horizon_ns).alerts
+                alerts += engine.process(batch, chunk.accepted_ns, now_ns, horizon_ns, until_ns).alerts
         except AdmissionError as e:
             self._stop(recipe, e)
         return tuple(alerts)
+
+    def go_on(self, recipe: str, now_ns: int, until_ns: int | None) -> tuple[Alert, ...]:
+        """Let the recipe's model score what waited only for a source that was behind."""
+        engine = self._engines[recipe]
+        try:
+            return engine.process(engine.nothing, now_ns, now_ns, None, until_ns).alerts
+        except AdmissionError as e:
+            self._stop(recipe, e)
+            return ()
 
     def flush(self, recipe: str, now_ns: int) -> tuple[Alert, ...]:
         """Let the recipe's model score what it holds: its sources have ended."""

@@ -36,6 +36,7 @@ from edgectl_agent.roster import Roster
 from edgectl_agent.slots import Slots
 from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.sources.http import HttpSource
+from edgectl_agent.sources.interface import Chunk
 from edgectl_agent.updater import Updater
 from edgectl_agent.uplink.interface import LinkStatus
 from edgectl_agent.wake import Wake
@@ -180,21 +181,48 @@ class Runtime:
         """Not without a model that reads it; not on, while alerts cannot be recorded and it can be read later."""
         if self._ledger.congested or (self._ledger.blocked and feed.replayable):
             return False
-        return any(self._roster.reads(recipe) for recipe in self._readers[name])
+        return any(self._roster.reads(recipe) for recipe in self._readers[name]) and not self._ahead(feed)
+
+    def _ahead(self, feed: Feed) -> bool:
+        """Whether a model joins it with a source that has more to bring and is too far behind. What somebody pushes is
+        not held up."""
+        for recipe in self._readers[feed.name] if feed.replayable else ():
+            patience_ns = self._roster.patience_ns(recipe)
+            if patience_ns is not None and feed.newest_ns - patience_ns > (self._until_ns(recipe) or feed.newest_ns):
+                return True
+        return False
+
+    def _until_ns(self, recipe: str) -> int | None:
+        """Up to which event time the recipe's sources have been read; None if none of them may have more."""
+        feeds = (self._feeds[name] for name in self._config.models[recipe])
+        return min((feed.newest_ns for feed in feeds if feed.behind), default=None)
 
     def _read(self, name: str, feed: Feed, now_s: float) -> bool:
-        state = feed.state
+        state, was_behind = feed.state, feed.behind
+        joins = [recipe for recipe in self._readers[name] if self._roster.patience_ns(recipe) is not None]
+        until = {recipe: self._until_ns(recipe) for recipe in joins}  # before what comes now
         chunk = feed.poll(self._config.batch.max, now_s)
         self._news |= chunk is not None or feed.state != state
-        if chunk is None:
-            return False
-        self._moved = True
-        for recipe in self._readers[name]:
+        if chunk is not None:
+            self._moved = True
+            self._process(chunk, feed, until)
+        if was_behind and not feed.behind:
+            self._go_on(joins)
+        return chunk is not None and len(chunk) > 0
+
+    def _process(self, chunk: Chunk, feed: Feed, until: dict[str, int | None]) -> None:
+        """Let the models that read the source see what it brought."""
+        for recipe in self._readers[feed.name]:
             if len(chunk) and self._roster.reads(recipe):
-                self._ledger.offer(self._roster.process(recipe, chunk, feed, self._clock()))
+                self._ledger.offer(self._roster.process(recipe, chunk, feed, self._clock(), until.get(recipe)))
             if chunk.ended and self._roster.reads(recipe) and self._ended(recipe):
                 self._ledger.offer(self._roster.flush(recipe, self._clock()))
-        return len(chunk) > 0
+
+    def _go_on(self, joins: list[str]) -> None:
+        """A source is no longer behind: let these models score what waited for it."""
+        for recipe in filter(self._roster.reads, joins):
+            self._moved = True
+            self._ledger.offer(self._roster.go_on(recipe, self._clock(), self._until_ns(recipe)))
 
     def _ended(self, recipe: str) -> bool:
         """Whether no source of this recipe will ever bring a reading again."""

@@ -5,7 +5,7 @@ Nothing is opened before it is asked for, and nothing heavy is imported before i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -161,13 +161,17 @@ def columns(workspace: Workspace) -> Callable[[str], Columns]:
 
     def of(name: str) -> Columns:
         recipe = find(name, workspace.models)
-        names = (channel.name for channel in recipe.features.channels)
+        names: Sequence[str] = [channel.name for channel in recipe.features.channels]
+        join = recipe.features.join
+        if join:
+            names = join.columns or names
         return Columns(
             stream=recipe.stream_column or f"={recipe.name}",
             time=recipe.time_column,
             zone=recipe.zone,
             channels=dict(zip(names, recipe.columns, strict=True)),
             categories=dict(zip(recipe.features.categories, recipe.category_columns, strict=True)),
+            joined=bool(join),
         )
 
     return of

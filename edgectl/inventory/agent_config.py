@@ -56,6 +56,8 @@ class Columns:
     """Channel → column."""
     categories: Mapping[str, str] = field(default_factory=dict)
     """Category → column."""
+    joined: bool = False
+    """Channels come from several streams, so a source need not have all of them."""
 
 
 Resolve = Callable[[str, str], str]
@@ -201,7 +203,8 @@ def _mapping(where: str, source: FieldsEntry, fed: Mapping[str, Columns]) -> dic
             both = ", ".join(f"{recipe} says {value!r}" for recipe, value in found.items())
             raise ConfigError(f"{where} feeds recipes that disagree on its {key}: {both}", hint="use a source for each")
         said[key] = said[key] or next(iter(found.values()), None)
-    channels = _columns(where, "channel", source.channels, {r: needs.channels for r, needs in fed.items()})
+    needed = {r: needs.channels for r, needs in fed.items() if not (needs.joined and source.channels)}
+    channels = _columns(where, "channel", source.channels, needed)
     categories = _columns(where, "category", source.categories, {r: needs.categories for r, needs in fed.items()})
     if not said["stream"] or not said["time"] or not (channels or categories):
         raise ConfigError(
@@ -239,7 +242,7 @@ def _placed(where: str, source: dict[str, Any], place: Place) -> dict[str, Any]:
 
 def _refuse_missing(where: str, recipe: str, needs: Columns, given: tuple[str, ...]) -> None:
     missing = [channel for channel in needs.channels if channel not in given]
-    if missing:
+    if missing and not (needs.joined and len(missing) < len(needs.channels)):
         raise ConfigError(f"{where} has no channel {missing[0]!r}, which {recipe} needs; it has {', '.join(given)}")
 
 

@@ -19,6 +19,7 @@ from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.bundle import Adaptation, Bundle, Scaler, Variant, digest, encode
 from edgectl_agent.core.detector import standardise
 from edgectl_agent.core.features import STATUS, FeatureBuilder, Int8
+from edgectl_agent.core.join import unjoined
 from edgectl_agent.core.reorder import arranged
 from edgectl_agent.core.threshold import fit_tail
 from edgectl_agent.core.units import format_duration
@@ -143,7 +144,7 @@ class _Run:
         x, status = np.empty((n, len(builder.names))), np.empty(n, np.int8)
         batches = (self.table.batch(slice(at, at + CHUNK)) for at in range(0, n, CHUNK))
         done = 0
-        for batch, place in arranged(self.recipe.features, batches):
+        for batch, place in arranged(unjoined(self.recipe.features), batches):
             rows = builder.push(batch)
             x[place], status[place] = rows.x, rows.status
             done += len(batch)

@@ -43,6 +43,7 @@ from edgectl_agent.core.units import per_day, size_bytes
 from edgectl.core.errors import ConfigError
 from edgectl.core.names import unknown
 from edgectl.training.feature_entries import Names, feature_groups
+from edgectl.training.joins import join_of
 from edgectl.training.recipe_checks import at, duration, once, wrong
 from edgectl.training.recipe_file import BudgetEntry, ChannelEntry, RecipeFile
 
@@ -155,6 +156,7 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         warm_up_ns=_warm_up(raw, features),
         gap_after_ns=duration("sampling.gap_after", raw.sampling.gap_after) if raw.sampling.gap_after else 0,
         lateness_ns=_lateness(raw.lateness),
+        join=join_of(raw),
     )
     once("features", feature_names(spec))
     estimator, seed, params = _model(raw.model)

@@ -46,6 +46,21 @@ class SamplingEntry(_Entry, frozen=True, kw_only=True):
     gap_after: str = ""
 
 
+class JoinEntry(_Entry, frozen=True, kw_only=True):
+    """Readings of several streams become rows of one."""
+
+    streams: dict[str, str]
+    """Channel → the streams that bring it: a name, or a pattern with one ``*`` for the key. The first one leads."""
+    within: str
+    """How old a value may be in a row."""
+    stream: str = ""
+    """The joined stream's name, with ``*`` for the key; default: the key, or the recipe's name where there is none."""
+    every: str = ""
+    """Rows at multiples of this; default: at the leader's event times."""
+    idle: str = ""
+    """How far a member may be behind the newest before rows no longer wait for it; default: `within`."""
+
+
 class FeatureEntry(_Entry, frozen=True, kw_only=True):
     """One group of features: one of the keys in `feature_entries.FORMS`, and keys that belong to it."""
 
@@ -122,6 +137,7 @@ class RecipeFile(_Entry, frozen=True, kw_only=True):
     channels: dict[str, ChannelEntry | None] = {}
     categories: dict[str, CategoryEntry | None] = {}
     sampling: SamplingEntry = SamplingEntry()
+    join: JoinEntry | None = None
     features: tuple[FeatureEntry, ...]
     warm_up: str = ""
     """Default: the longest window."""

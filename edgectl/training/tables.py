@@ -24,6 +24,7 @@ from edgectl.core.errors import ConfigError
 from edgectl.core.names import closest
 from edgectl.training import cells, columns
 from edgectl.training.columns import Columns
+from edgectl.training.joins import joined
 from edgectl.training.recipe import Recipe
 
 _QUARTER_NS = 900 * SECOND_NS
@@ -71,7 +72,7 @@ class Table:
 
 
 def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
-    """Read and check a history.
+    """Read and check a history; streams that the recipe joins are joined.
 
     Args:
         paths: CSV, Parquet or JSON Lines files.
@@ -98,7 +99,7 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
     values = np.concatenate([p.values for p in parts])[order]
     _refuse_empty_channels(recipe, values, paths)
     codes = np.concatenate([p.codes for p in parts])[order] if recipe.category_columns else None
-    return Table(names.names, stream[order], time[order], values, codes)
+    return joined(Table(names.names, stream[order], time[order], values, codes), recipe.features)
 
 
 @dataclass(frozen=True)

@@ -202,3 +202,17 @@ def test_a_node_that_pulls_needs_somewhere_to_pull_from_and_no_secret_in_the_cle
         pulling("time_zone: UTC")
     with pytest.raises(ConfigError, match=r"node far: agent\.yaml: uplink\.url: expected https"):
         render(pulling("receiver: {url: 'http://hub.acme.example'}"), {}, there(Layout()))
+
+
+def test_a_source_of_a_join_needs_only_the_channels_that_it_says(tmp_path: Path) -> None:
+    joined = {"line": Columns(stream="m", time="at", zone="UTC", channels={"p": "p", "t": "t"}, joined=True)}
+    sources = (
+        "{press: {type: tail, path: /p.jsonl, channels: {p: bar}}, oven: {type: http}, host: {type: host-metrics}}"
+    )
+    said = f"{{name: a, sources: {sources}, models: {{line: [press, oven]}}}}"
+    (tmp_path / "agent.yaml").write_text(render(node(said), joined, there(Layout())))
+    found = agent.load(tmp_path / "agent.yaml")[0].sources
+    assert found["press"].channels == {"p": "bar"}  # type: ignore[union-attr]
+    assert found["oven"].channels == {"p": "p", "t": "t"}  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"source 'host' has no channel 'p', which line needs; it has cpu, "):
+        render(node(said.replace("[press, oven]", "[press, oven, host]")), joined, there(Layout()))

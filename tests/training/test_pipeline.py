@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from edgectl.training.report import Report, render
 from edgectl.training.tables import Table
 from tests.training.test_recipe import write as write_recipe
 
+CHECKOUT = Path(__file__).parents[2]
 MACHINES = ("press-1", "press-2")
 START_NS = 1_790_000_000 * 10**9
 
@@ -154,7 +156,7 @@ def test_the_same_data_recipe_and_seed_give_the_same_digests_in_two_processes(tm
     running = []
     for hash_seed in ("1", "2"):
         (folder := tmp_path / hash_seed).mkdir()
-        env = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[2])}
+        env = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{CHECKOUT / 'agent'}"}
         command = [sys.executable, "-c", TRAIN, str(folder)]
         running.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
     first, second = (process.communicate(timeout=300)[0] for process in running)

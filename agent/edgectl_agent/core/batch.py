@@ -25,12 +25,14 @@ class Batch:
         values: shape (n, c), NaN where the reading has no value.
         codes: shape (n, k), what `categories.CodeTable` makes of categories, -1 where the reading has none. None where
             nobody asks for categories.
+        member: shape (n,), which member of a join brings each reading; None where nothing is joined.
     """
 
     stream: Int32
     event_time: Int64
     values: Float64
     codes: Int32 | None = None
+    member: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -38,7 +40,8 @@ class Batch:
     def take(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Batch:
         """These readings."""
         codes = None if self.codes is None else self.codes[rows]
-        return Batch(self.stream[rows], self.event_time[rows], self.values[rows], codes)
+        member = None if self.member is None else self.member[rows]
+        return Batch(self.stream[rows], self.event_time[rows], self.values[rows], codes, member)
 
 
 class StreamTable:

@@ -202,6 +202,38 @@ def span_ns(group: Features) -> int:
     return 0
 
 
+class JoinMember(_Strict, frozen=True, kw_only=True):
+    """Streams that bring some of the channels: a name, or a pattern whose one ``*`` is the key."""
+
+    streams: Annotated[str, msgspec.Meta(min_length=1)]
+    channels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+
+
+class Join(_Strict, frozen=True, kw_only=True):
+    """Streams whose readings become rows of one, in event time (`core.join`). The first member leads."""
+
+    stream: Annotated[str, msgspec.Meta(min_length=1)]
+    """The joined stream's name; its ``*`` stands for the key."""
+    members: Annotated[tuple[JoinMember, ...], msgspec.Meta(min_length=1, max_length=64)]
+    within_ns: PositiveInt
+    """How old a value may be in a row."""
+    every_ns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Rows at its multiples; 0 = at the leader's event times."""
+    idle_ns: PositiveInt
+    """How far in event time a member may be behind the newest before rows no longer wait for it."""
+    columns: tuple[str, ...] = ()
+    """What sources call the channels, in the spec's order; empty = by their own names."""
+
+    def __post_init__(self) -> None:
+        keyed = ["*" in member.streams for member in self.members]
+        if any(keyed) != ("*" in self.stream) or keyed[0] != any(keyed):
+            raise ValueError("a join by key has * in its stream and in its first member")
+        if any(text.count("*") > 1 for text in (self.stream, *(member.streams for member in self.members))):
+            raise ValueError("a join's stream and members have one * each at most")
+        if self.every_ns and not self.every_ns <= self.within_ns <= 1000 * self.every_ns:
+            raise ValueError("a join holds a value for one to a thousand rows")
+
+
 class FeatureSpec(_Strict, frozen=True, kw_only=True):
     """Which features, in which order. Training and the node build the same columns from it, to the last bit."""
 
@@ -214,6 +246,17 @@ class FeatureSpec(_Strict, frozen=True, kw_only=True):
     lateness_ns: Annotated[int, msgspec.Meta(gt=0, le=MAX_LATENESS_NS)] | msgspec.UnsetType = msgspec.UNSET
     """How long readings are held so that earlier ones may still come. Unset = scored on arrival; then it is not
     encoded, so that bundles which were made before it keep their digests."""
+    join: Join | msgspec.UnsetType = msgspec.UNSET
+    """Unset = readings are scored as they are."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.join, msgspec.UnsetType):
+            return
+        brought = sorted(name for member in self.join.members for name in member.channels)
+        if brought != sorted(channel.name for channel in self.channels) or self.categories:
+            raise ValueError("a join brings each channel once, and no categories")
+        if self.join.columns and len(self.join.columns) != len(self.channels):
+            raise ValueError("a join's columns are one for each channel")
 
     @property
     def lateness(self) -> int:

@@ -20,6 +20,7 @@ from edgectl_agent.core.alerts import AlertTracker, Change, Track
 from edgectl_agent.core.batch import Batch, Float32, Float64, Int64, StreamTable
 from edgectl_agent.core.bundle import Bundle, Scaler
 from edgectl_agent.core.features import OK, OVER_LIMIT, STATUS, FeatureBuilder
+from edgectl_agent.core.join import Joiner, buffer
 from edgectl_agent.core.messages import Alert, AlertState, Contribution, alert_id
 from edgectl_agent.core.reorder import Released, Reorder
 from edgectl_agent.core.threshold import AdaptiveThreshold, Levels
@@ -42,8 +43,8 @@ class Detection:
         scores: shape (n,), NaN where the reading was not scored.
         threshold: shape (n,), the warning threshold in force, NaN likewise.
         alerts: records of openings, rises to critical, and clearings, by event time.
-        serial: shape (n,), which reading each row is, counted from the first that the detector ever got. With a
-            lateness the rows are those that were released, else the batch as it arrived.
+        serial: shape (n,), which reading each row is, counted from the first that the detector ever got; -1 for a row
+            that was joined. With a lateness the rows are those that were released, else the batch as it arrived.
     """
 
     scores: Float64
@@ -106,7 +107,7 @@ class Detector:
         self._features = FeatureBuilder(bundle.features)
         self._takes_one = self._features.takes_one
         self._standardise = Standardise(bundle.scaler)
-        self._reorder = Reorder(bundle.features) if bundle.features.lateness else None
+        self._reorder: Reorder | Joiner | None = buffer(bundle.features)
         self._serial = 0
         self._threshold = AdaptiveThreshold(bundle.tail, bundle.budget, bundle.adaptation)
         self._tracker = AlertTracker(bundle.rule)
@@ -135,7 +136,14 @@ class Detector:
         """Readings that wait for earlier ones."""
         return self._reorder.held if self._reorder else 0
 
-    def process(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None = None) -> Detection:
+    def process(
+        self,
+        batch: Batch,
+        accepted_ns: int,
+        now_ns: int,
+        horizon_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> Detection:
         """Score a batch.
 
         Args:
@@ -143,6 +151,7 @@ class Detector:
             accepted_ns: when the source handed them over, on the node's clock.
             now_ns: the node's clock, for the alerts' ``raised_ns``.
             horizon_ns: readings with a later event time are refused; None for recorded data.
+            until_ns: a join waits for a source that is no further than this and has more; None if none is behind.
 
         Raises:
             AdmissionError: the model fails on this input.
@@ -155,7 +164,7 @@ class Detector:
         else:
             if self._max_streams is not None:
                 self.counters[STATUS[OVER_LIMIT]] += int((batch.stream >= self._max_streams).sum())
-            released = self._reorder.push(batch, serial, horizon_ns, self._max_streams)
+            released = self._reorder.push(batch, serial, horizon_ns, self._max_streams, until_ns)
             found = self._score_released(released, accepted_ns, now_ns)
         return replace(found, alerts=(*cleared, *found.alerts)) if cleared else found
 
@@ -218,8 +227,9 @@ class Detector:
         return cleared
 
     def _score_released(self, released: Released, accepted_ns: int, now_ns: int) -> Detection:
-        for name, count in (("late", released.late), ("future", released.future), ("released_early", released.early)):
-            self.counters[name] += count
+        for name in ("late", "future", "out_of_range"):
+            self.counters[name] += getattr(released, name)
+        self.counters["released_early"] += released.early
         return self._score_rows(released.batch, released.serial, accepted_ns, now_ns, None)
 
     def _score_rows(
@@ -322,7 +332,8 @@ class Detector:
             return False
         self._features = FeatureBuilder.restore(self.bundle.features, other._features.snapshot())
         if other._reorder:
-            self._reorder = Reorder(self.bundle.features)
+            self._reorder = buffer(self.bundle.features)
+            assert self._reorder is not None
             self._reorder.restore(other._reorder.snapshot())
         return True
 

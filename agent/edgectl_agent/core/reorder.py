@@ -52,6 +52,7 @@ class Released:
         late: readings of the batch just pushed that were refused because they came too late.
         future: those that were refused because they lie beyond the horizon.
         early: readings released before their time because the buffer is full.
+        out_of_range: values that a join left out.
     """
 
     batch: Batch
@@ -59,6 +60,7 @@ class Released:
     late: int = 0
     future: int = 0
     early: int = 0
+    out_of_range: int = 0
 
 
 class _Held(NamedTuple):
@@ -136,7 +138,12 @@ class Reorder:
         return np.unique(self._due.batch.stream)
 
     def push(
-        self, batch: Batch, serial: Int64, horizon_ns: int | None = None, max_streams: int | None = None
+        self,
+        batch: Batch,
+        serial: Int64,
+        horizon_ns: int | None = None,
+        max_streams: int | None = None,
+        until_ns: int | None = None,
     ) -> Released:
         """Take a batch in, in order of arrival, and give out what is complete.
 
@@ -145,6 +152,7 @@ class Reorder:
             serial: shape (n,), numbers by which the caller knows the readings again.
             horizon_ns: readings with a later event time are refused; None for recorded data.
             max_streams: readings of streams from this index on are left out; they only move the time on.
+            until_ns: not used; streams are independent of each other.
         """
         placed = np.ones(len(batch), bool) if max_streams is None else batch.stream < max_streams
         future = np.zeros(len(batch), bool) if horizon_ns is None else batch.event_time > horizon_ns
