@@ -22,3 +22,11 @@ def among(attribute: str) -> Callable[[typer.Context, str], list[str]]:
         return [name for name in known if name.startswith(incomplete)]
 
     return complete
+
+
+def kinds(incomplete: str) -> list[str]:
+    """How a ``--source`` may go on behind its name."""
+    from edgectl.inventory.shorthand import SOURCES
+
+    name, equals, begun = incomplete.partition("=")
+    return [f"{name}={kind}" for kind in SOURCES if kind.startswith(begun)] if name and equals else []

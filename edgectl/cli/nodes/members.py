@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgectl.cli import wiring
+from edgectl.cli.completing import kinds
 from edgectl.cli.nodes import moving
 from edgectl.cli.nodes.app import Name, Profile, Site, app
 from edgectl.cli.output import (
@@ -48,7 +49,11 @@ def add(
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeatable.")] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=tail:PATH, NAME=replay:PATH@SPEED, NAME=host-metrics:EVERY or NAME=http; repeatable."),
+        typer.Option(
+            help="NAME=tail:PATH, replay:PATH@SPEED, mqtt://BROKER/TOPIC, kafka://BROKER/TOPIC, http, syslog:udp:PORT, "
+            "opc.tcp://SERVER#STREAM.CHANNEL=NODE or host-metrics:EVERY; repeatable.",
+            autocompletion=kinds,
+        ),
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="RECIPE=SOURCE[,SOURCE…]; repeatable.")] = None,
     no_start: Annotated[bool, typer.Option("--no-start", help="Do not start its agent.")] = False,
