@@ -25,6 +25,9 @@ soak: $(TOOLS) ## cut real nodes' network at random moments; kill brokers; try l
 	EDGECTL_LAW_EXAMPLES=10000 $(BIN)/python -m pytest -q tests/agent/test_reorder.py tests/agent/test_stream_limit.py \
 		tests/agent/test_join.py
 
+fuzz: $(TOOLS) ## try a million random inputs on every decoder of what comes from outside (a few minutes; FUZZ="--seed 2 …")
+	$(BIN)/python -m tests.fuzz $(FUZZ)
+
 bench: $(READY) ## measure speed, memory and detection against named peers; lines go to bench/results.jsonl
 	@missed=; for file in bench/[a-z]*.py; do name=$$(basename $$file .py); echo "── $$name"; \
 		$(BIN)/python -m bench.$$name || missed="$$missed $$name"; done; \
@@ -45,4 +48,4 @@ $(TOOLS): $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ./agent -e '.[dev]'
 	touch $@
 
-.PHONY: help demo test soak bench wheels clean
+.PHONY: help demo test soak fuzz bench wheels clean

@@ -44,6 +44,13 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Immutable; refuses what it does not know."""
 
 
+class DeadLetter(_Strict, frozen=True, kw_only=True):
+    """Records that were no readings, a few of each reason, in ``dead-letters/SOURCE.jsonl`` of the data folder."""
+
+    limit: str = "1M"
+    """Of its size; ``0`` writes nothing."""
+
+
 class Fields(_Strict, frozen=True, kw_only=True):
     """How a record becomes a reading: which column is the time, the stream, each channel and each category.
 
@@ -59,6 +66,7 @@ class Fields(_Strict, frozen=True, kw_only=True):
     """Text, whole numbers or truth values that name something: a merchant, a country, a log level."""
     zone: str = "UTC"
     """Of times without an offset."""
+    dead_letter: DeadLetter = DeadLetter()
 
 
 class Mapping(Fields, frozen=True, kw_only=True):
@@ -92,6 +100,7 @@ class HostMetricsConfig(_Strict, frozen=True, kw_only=True, tag_field="type", ta
     every: str = "10s"
     stream: str = ""
     """Defaults to the node's name."""
+    dead_letter: DeadLetter = DeadLetter(limit="0")
 
 
 class HttpConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="http"):
@@ -145,6 +154,7 @@ class OpcuaConfig(_Strict, frozen=True, kw_only=True, tag_field="type", tag="opc
     """Source times are the present: a reading from the future is refused. ``false`` for simulated time."""
     buffer: str = "4M"
     """Memory for readings that wait to be scored."""
+    dead_letter: DeadLetter = DeadLetter()
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -444,6 +454,7 @@ def wants(action: LogAction, severity: Severity) -> bool:
     return action.on in ("any", severity)
 
 
+_LEAST_LETTERS = "64k"
 _SOURCE_QUANTITIES: dict[type, tuple[tuple[str, Callable[[str], int], str], ...]] = {
     HostMetricsConfig: (("every", duration_ns, "100ms"),),
     KafkaConfig: (("buffer", size_bytes, "2M"), ("session", duration_ns, "1s")),
@@ -471,6 +482,11 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
             (f"sources.{name}.{key}", getattr(source, key), read, least)
             for name, source in config.sources.items()
             for key, read, least in _SOURCE_QUANTITIES.get(type(source), ())
+        ),
+        *(
+            (f"sources.{name}.dead_letter.limit", source.dead_letter.limit, size_bytes, _LEAST_LETTERS)
+            for name, source in config.sources.items()
+            if source.dead_letter.limit != "0"
         ),
     ]
 

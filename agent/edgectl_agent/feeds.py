@@ -15,6 +15,7 @@ from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.core.messages import SourceStatus
 from edgectl_agent.core.units import SECOND_NS
+from edgectl_agent.deadletters import DeadLetters
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.interface import Chunk, Position, Source
 
@@ -28,7 +29,10 @@ State = Literal["running", "waiting", "ended", "failed"]
 class Feed:
     """Opens its source when it is first polled, and again a while after a failure, where it stopped."""
 
-    def __init__(self, name: str, config: SourceConfig, source: Source, watch: ClockWatch | None = None) -> None:
+    def __init__(
+        self, name: str, config: SourceConfig, source: Source, watch: ClockWatch | None = None,
+        letters: DeadLetters | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         self.channels = tuple(config.channels) if isinstance(config, Fields | OpcuaConfig) else HOST_CHANNELS
         self.categories = tuple(config.categories) if isinstance(config, Fields) else ()
@@ -42,6 +46,7 @@ class Feed:
         """Whether it may have more to read at once: it brought something when it was asked last, or never was."""
         self._source = source
         self._watch = watch or ClockWatch()
+        self._letters = letters
         self._now_s = 0.0
         self._position: Position | None = None
         self._stored: Position | None = None
@@ -122,7 +127,10 @@ class Feed:
     def _note(self, chunk: Chunk) -> None:
         self._position, self.behind = chunk.position, bool(len(chunk) or chunk.rejected) and not chunk.ended
         self.accepted += len(chunk)
-        self.rejected.update(chunk.rejected)
+        if chunk.rejected:
+            self.rejected.update(chunk.rejected)
+            if self._letters is not None:
+                self._letters.add(chunk)
         if len(chunk):
             self.newest_ns = max(self.newest_ns, int(np.max(chunk.event_time)))
         if chunk.ended:

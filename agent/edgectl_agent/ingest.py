@@ -28,12 +28,12 @@ from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.listener import body_parts, discard
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.http import HttpSource, NotTaken, QueueFull
+from edgectl_agent.sources.payloads import elements
 
 RETRY_AFTER_S = 1
 _JSON = ("application/json",)
 _LINES = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines")
 _STATUS = {"oversized": 413, "slow": 408, "media-type": 415, "no-such-source": 404}
-_elements = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Tokens:
@@ -100,7 +100,7 @@ class Ingest:
             read = True
             body = b"".join([part async for part in body_parts(request, self._max_body)])
             text = unpack(body, self._max_body) if packed else body
-            taken = source.offer(split(text, kind))
+            taken = source.offer(split(text, kind, source.room))
         except QueueFull as e:
             answer = error(503 if e.reason == "stopping" else 429, str(e), e.reason)
             answer.headers["retry-after"] = str(RETRY_AFTER_S)
@@ -154,12 +154,16 @@ def unpack(raw: bytes, limit: int) -> bytes:
         raw = member.unused_data
 
 
-def split(text: bytes, kind: str) -> Sequence[bytes]:
+def split(text: bytes, kind: str, most: int) -> Sequence[bytes]:
     """The records of a body: its lines, the elements of its array, or its one object. Raises `UsageError`.
+
+    A body that has far more than `most` records is refused before they are made.
 
     Law: what `kind` ``lines`` and an array of the same records give, decodes alike.
     """
     if kind == "lines":
+        if text.count(b"\n") > 2 * most:
+            raise _too_many(most)
         return text.split(b"\n")
     start = text.lstrip(b" \t\r\n")
     if start.startswith(b"{"):
@@ -167,9 +171,16 @@ def split(text: bytes, kind: str) -> Sequence[bytes]:
     if not start.startswith(b"["):
         raise UsageError("expected a JSON object or an array of them", reason="unparsable")
     try:
-        return [bytes(element) for element in _elements.decode(text)]
+        found = elements(text, 2 * most)
     except UNREADABLE as e:
-        raise UsageError(f"the body is not JSON: {e}", reason="unparsable") from e
+        raise UsageError(f"the body is not an array of JSON objects: {e}", reason="unparsable") from e
+    if found is None:
+        raise _too_many(most)
+    return found
+
+
+def _too_many(most: int) -> UsageError:
+    return UsageError(f"the body has far more records than this source's queue holds, {most}", reason="oversized")
 
 
 def _json(value: dict[str, Any], status: int) -> Response:

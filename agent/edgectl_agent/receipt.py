@@ -53,7 +53,7 @@ def _verified(raw: bytes, targets: Targets) -> Envelope:
         envelope.verify(keys, role.threshold)
     except VerificationError as e:
         raise TrustError(f"{RECEIPT} is not signed by this fleet", reason="unsigned") from e
-    except (ValueError, KeyError, TypeError, FormatError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FormatError) as e:
         raise TrustError(f"{RECEIPT} is damaged: {e}", reason="malformed") from e
     if envelope.payload_type != RECEIPT_TYPE:
         raise TrustError(f"{RECEIPT} is a signed {envelope.payload_type}", reason="malformed")

@@ -25,6 +25,8 @@ from edgectl_agent.config import Config
 from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.messages import Alert, Report, UpdateResult
+from edgectl_agent.core.units import size_bytes
+from edgectl_agent.deadletters import DeadLetters
 from edgectl_agent.deposit import sweep
 from edgectl_agent.feeds import Feed
 from edgectl_agent.health import Health
@@ -83,7 +85,8 @@ class Runtime:
         self._snapshots = SnapshotStore(folder / "snapshots")
         self._watch = ClockWatch()
         self._feeds = {
-            name: Feed(name, s, sources.build(s, config.node, name), self._watch) for name, s in config.sources.items()
+            name: Feed(name, s, sources.build(s, config.node, name), self._watch, _letters(config, name))
+            for name, s in config.sources.items()
         }
         self.spool = folder / "spool"
         sweep(self.spool)
@@ -366,3 +369,9 @@ class Runtime:
             self.outbox.status(),
             self.links(),
         )
+
+
+def _letters(config: Config, name: str) -> DeadLetters:
+    """Where refused records of a source are written down."""
+    limit = size_bytes(config.sources[name].dead_letter.limit)
+    return DeadLetters(config.folder / "dead-letters" / f"{name}.jsonl", limit)

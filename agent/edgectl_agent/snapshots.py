@@ -18,9 +18,11 @@ import msgspec
 
 from edgectl_agent import checked
 from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.durable import sync_folder, write_file
 
 FORMAT = 1
+_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _MAGIC = b"edgesnp\n"
 _HEADER = struct.Struct("<8sIIQ")
 """Magic, format, CRC-32C of the document, its length."""
@@ -81,10 +83,14 @@ class SnapshotStore:
         for path, raw in found.items():
             problem = _problem(raw)
             if raw is not None and not problem:
-                self._whole = path == self._newest
-                self.problem = "; ".join(problems)
-                state: dict[str, Any] = msgspec.msgpack.decode(memoryview(raw)[_HEADER.size :])
-                return state
+                try:
+                    state = _decode(memoryview(raw)[_HEADER.size :])
+                except UNREADABLE as e:  # whole, yet no document: written by something else, or by a bug
+                    problem = f"does not decode: {e}"
+                else:
+                    self._whole = path == self._newest
+                    self.problem = "; ".join(problems)
+                    return state
             problems.append(f"{path.name} {problem}")
         if any(raw is not None for raw in found.values()):
             self.problem = "; ".join(problems)

@@ -18,9 +18,9 @@ from edgectl_agent.core.errors import ConfigError
 
 T = TypeVar("T")
 
-UNREADABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError)
+UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 """What PyYAML raises for text that is not YAML as we read it; all but the first for values: a number without digits, a
-date without such a month, a list as a key, thousands of brackets."""
+date without such a month, a list as a key, a word that is tagged as a time, thousands of brackets."""
 
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a fleet of thousands ten times faster
@@ -97,6 +97,8 @@ def load(path: Path, into: type[T]) -> T:
 def _explain(error: str, plain: Any, into: type[Any]) -> str:
     """Turn msgspec's ``Expected `int`, got `str` - at `$.a[0].b` `` into ``a[0].b: expected int, found 'x'``."""
     text, _, where = error.partition(" - at `")
+    a_key = where.startswith(_OF_A_KEY)
+    where = where.removeprefix(_OF_A_KEY)
     path = _name_keys(where.rstrip("`").removeprefix("$").removeprefix("."), error, plain, into)
     unknown = re.search(r"contains unknown field `(.+)`", text)
     if unknown:
@@ -111,6 +113,9 @@ def _explain(error: str, plain: Any, into: type[Any]) -> str:
     if secret := _secret_at(path, plain, into):
         return f"{path}: {secret}"
     found = _value_at(path, plain)
+    if a_key:
+        odd = next((key for key in found if not isinstance(key, str)), "") if isinstance(found, dict) else ""
+        return f"{path or 'top level'}: expected text as a key, found {odd!r} → write it in quotes"
     shown = "" if found is _ABSENT or isinstance(found, dict | list) else f", found {found!r}"
     choices = _choices_at(path, plain, into) if text.startswith("Invalid") else []
     text = (
@@ -122,6 +127,8 @@ def _explain(error: str, plain: Any, into: type[Any]) -> str:
 
 
 _ABSENT = object()
+_OF_A_KEY = "key` in `$"
+"""How msgspec begins the place of a mapping's key."""
 _STEP = re.compile(r"[^.\[\]]+")
 
 
@@ -130,7 +137,8 @@ def _name_keys(path: str, error: str, plain: Any, into: type[Any]) -> str:
     while "[...]" in path:
         before, _, after = path.partition("[...]")
         mapping = _value_at(before, plain)
-        key = next((k for k in mapping if _fails_alike(plain, before, k, error, into)), None) if mapping else None
+        keys = mapping if isinstance(mapping, dict) else ()
+        key = next((k for k in keys if _fails_alike(plain, before, k, error, into)), None)
         if key is None:
             return path
         path = f"{before}.{key}{after}" if before else f"{key}{after}"

@@ -11,6 +11,7 @@ in the file, ``host_vars``.
 from __future__ import annotations
 
 import ast
+import math
 import re
 import shlex
 import string
@@ -24,6 +25,7 @@ from edgectl_agent.yamlfile import UNREADABLE
 
 from edgectl.core.errors import ConfigError
 from edgectl.core.names import closest
+from edgectl.inventory.patterns import MOST
 
 _PRIORITY = "ansible_group_priority"
 
@@ -153,7 +155,10 @@ class _Tree:
 # ── the two formats ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Loader(yaml.SafeLoader):
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # Python's takes quadratic time for open brackets
+
+
+class _Loader(_Base):  # type: ignore[misc]
     """Values that only Ansible can read stay what they are."""
 
 
@@ -299,7 +304,13 @@ def expand(pattern: str) -> tuple[str, ...]:
     for found in _RANGE.finditer(pattern):
         pieces += [(pattern[at : found.start()],), _ranged(pattern, found[1], found[2], int(found[3] or 1))]
         at = found.end()
+    if math.prod(map(len, pieces)) > MOST:
+        raise _too_many(pattern)
     return tuple("".join(chosen) for chosen in product(*pieces, (pattern[at:],)))
+
+
+def _too_many(pattern: str) -> ConfigError:
+    return ConfigError(f"host {pattern!r} stands for more than {MOST:,} names")
 
 
 def _ranged(pattern: str, first: str, last: str, step: int) -> tuple[str, ...]:
@@ -310,6 +321,8 @@ def _ranged(pattern: str, first: str, last: str, step: int) -> tuple[str, ...]:
         if first.startswith("0") and len(first) > 1 and len(first) != len(last):
             raise ConfigError(f"host {pattern!r}: expected ends of equal width in [{first}:{last}]")
         width = len(first) if first.startswith("0") and len(first) > 1 else 0
+        if len(last) > 12 or len(range(int(first or 0), int(last) + 1, step)) > MOST:
+            raise _too_many(pattern)
         found = tuple(f"{n:0{width}}" for n in range(int(first or 0), int(last) + 1, step))
     elif first in letters and last in letters and len(first) == len(last) == 1:
         found = tuple(letters[letters.index(first) : letters.index(last) + 1 : step])

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from edgectl_agent.config import Address, ClientTls, Column, Limits, LogAction, Sasl
+from edgectl_agent.config import Address, ClientTls, Column, DeadLetter, Limits, LogAction, Sasl
 from edgectl_agent.config import Format as FileFormat
 from edgectl_agent.core.messages import Name
 
@@ -47,6 +47,8 @@ class FieldsEntry(_Strict, frozen=True, kw_only=True):
     channels: dict[str, Column] = {}
     categories: dict[str, Column] = {}
     zone: str | None = None
+    dead_letter: DeadLetter | None = None
+    """How much is kept of records that are no readings."""
 
 
 class RecordsEntry(FieldsEntry, frozen=True, kw_only=True):
@@ -142,6 +144,7 @@ class OpcuaEntry(_Strict, frozen=True, kw_only=True, tag_field="type", tag="opcu
     queue: int | None = None
     live: bool = True
     buffer: str | None = None
+    dead_letter: DeadLetter | None = None
 
 
 SourceEntry = TailEntry | ReplayEntry | HostMetricsEntry | HttpEntry | KafkaEntry | MqttEntry | SyslogEntry | OpcuaEntry

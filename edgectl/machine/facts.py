@@ -45,7 +45,7 @@ def gather(
         done = host.run(script, timeout_s=_LOOK_S)
     try:
         return parse(done.out.decode(errors="replace"), no_root), began
-    except (ValueError, KeyError) as e:
+    except ValueError as e:
         raise RemoteRefused(
             f"node {host.name}: a look at the machine ended with {e or 'nothing'}: {done.complaint}",
             status=500, reason="facts", hint="is its login shell a POSIX shell?",
@@ -53,7 +53,14 @@ def gather(
 
 
 def parse(text: str, no_root: str = "") -> MachineFacts:
-    """What the script printed, ``key value…`` a line. Raises ValueError or KeyError for anything else."""
+    """What the script printed, ``key value…`` a line. Raises ValueError for anything else."""
+    try:
+        return _parse(text, no_root)
+    except (LookupError, TypeError, OverflowError) as e:  # a line is missing, or has too few words or too many
+        raise ValueError(f"a line is not as expected: {e}") from e
+
+
+def _parse(text: str, no_root: str) -> MachineFacts:
     lines = [line.split("\t") for line in text.splitlines()]
     if ["end"] not in lines:
         raise ValueError("no end")

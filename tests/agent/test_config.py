@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,21 @@ def test_check_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (code, "")
         assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "channels: {vib: v.rms, temp: t}",
+            "channels: {1: v.rms}",
+            "channels: expected text as a key, found 1 → write it",
+        ),
+        ("speed: max", "speed: !!timestamp max", "not valid YAML"),
+        ("speed: max", "speed: !!bool max", "not valid YAML"),
+        ("from: end", "from: end, dead_letter: {limit: 1k}", "dead_letter.limit: expected at least 64k, found '1k'"),
+    ],
+)
+def test_what_once_gave_a_traceback_is_one_sentence(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load(tmp_path, GOOD.replace(old, new))

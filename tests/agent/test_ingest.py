@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,8 @@ def test_a_bomb_is_unpacked_no_further_than_the_limit() -> None:
     )
 )
 def test_an_array_and_lines_of_the_same_records_are_taken_alike(found: list[Any]) -> None:
-    lines = split("\n".join(map(json.dumps, found)).encode(), "lines")
-    array = split(json.dumps(found, indent=1).encode(), "json")
+    lines = split("\n".join(map(json.dumps, found)).encode(), "lines", 1000)
+    array = split(json.dumps(found, indent=1).encode(), "json", 1000)
     decoder = JsonDecoder(TailConfig(path="x", **COLUMNS))
     one, other = decoder.decode(lines), decoder.decode(array)
     assert one.rejected == other.rejected
@@ -194,7 +195,7 @@ JUNK = st.one_of(
 def test_no_bytes_whatever_raise_anything_but_a_refusal_and_none_get_lost(body: bytes, kind: str) -> None:
     fed = source(queue=1000)
     try:
-        taken = fed.offer(split(body, kind))
+        taken = fed.offer(split(body, kind, 1000))
     except (UsageError, NotTaken):
         assert not fed.pending
     else:
@@ -203,9 +204,9 @@ def test_no_bytes_whatever_raise_anything_but_a_refusal_and_none_get_lost(body: 
 
 def test_nesting_that_would_exhaust_the_stack_is_refused() -> None:
     with pytest.raises((UsageError, NotTaken)):
-        source().offer(split(b"[" * 1_000_000, "json"))
+        source().offer(split(b"[" * 1_000_000, "json", 1000))
     with pytest.raises((UsageError, NotTaken)):
-        source().offer(split(b'{"t":' * 200_000, "json"))
+        source().offer(split(b'{"t":' * 200_000, "json", 1000))
 
 
 # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -229,3 +230,15 @@ def test_tokens_are_rotated_without_a_restart_and_a_broken_file_leaves_the_old_o
     assert tokens.accept("Bearer third")
     with pytest.raises(ConfigError, match="expected a token per line, found none"):
         Tokens(path)
+
+
+@pytest.mark.parametrize("body", [b"[" + b"{}," * 500_000 + b"{}]", b"[" + b"1," * 900_000 + b"1]", b"1\n" * 900_000])
+def test_a_body_of_a_million_tiny_records_is_refused_before_each_costs_fifty_times_its_size(body: bytes) -> None:
+    kind = "lines" if body.endswith(b"\n") else "json"
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError):
+            split(body, kind, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20  # it would be 100 MiB
+    finally:
+        tracemalloc.stop()

@@ -163,3 +163,20 @@ def test_a_wrong_key_is_named(old: str, new: str, says: str) -> None:
     yamlfile.parse(GOOD, Config, "agent.yaml")
     with pytest.raises(ConfigError, match=re.escape(says)):
         yamlfile.parse(GOOD.replace(old, new), Config, "agent.yaml")
+
+
+def test_a_time_that_no_event_can_have_is_counted_and_does_not_end_the_worker() -> None:
+    odd = (datetime(1601, 1, 1), datetime(1601, 1, 1, 0, 0, 1), datetime(9999, 12, 31, 23, 59, 59))
+    times = (*odd, datetime(2026, 3, 14))
+    rejected: Counter[str] = Counter()
+    found = rows([Reported(("a", 0), 1.0, 0, at) for at in times], 1, 5 * 10**17, rejected)
+
+    assert +rejected == {"bad-time": 2}
+    assert [row.event_time for row in found] == [5 * 10**17, 1_773_446_400 * 10**9]  # the first means: none
+
+
+def test_a_number_beyond_floating_point_is_missing() -> None:
+    rejected: Counter[str] = Counter()
+
+    assert rows([Reported(("a", 0), 10**400, 0, None)], 1, 1, rejected) == []
+    assert +rejected == {"not-finite": 1}

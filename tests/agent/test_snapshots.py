@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import resource
+import struct
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 from edgectl_agent.core.arrays import pack_array, unpack_array
@@ -155,3 +157,22 @@ def test_a_snapshot_of_another_format_is_not_misread(tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_written_down_is_a_programming_error(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         SnapshotStore(tmp_path).save({"lock": object()})
+
+
+def test_a_snapshot_that_is_whole_yet_no_document_falls_back_too(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    store.save({"n": 1})
+    store.save({"n": 2})
+    document = b"\x81\xa1n\xc1"
+    header = struct.pack("<8sIIQ", b"edgesnp\n", 1, google_crc32c.value(document), len(document))
+    (tmp_path / "state.snap").write_bytes(header + document)
+
+    again = SnapshotStore(tmp_path)
+    assert again.load() == {"n": 1}
+    assert "state.snap does not decode" in again.problem
+
+
+@pytest.mark.parametrize("dtype", ["O", "M8[ns]", "f8,f8", "(1000,1000)f8", ",", "V8"])
+def test_numpy_never_interprets_a_dtype_that_no_packed_array_has(dtype: str) -> None:
+    with pytest.raises(StorageError):
+        unpack_array({"dtype": dtype, "shape": [1], "data": bytes(8)})

@@ -344,3 +344,16 @@ def test_a_wrong_key_is_named(tmp_path: Path, old: str, new: str, says: str) -> 
     yamlfile.parse(GOOD, Config, "agent.yaml")
     with pytest.raises(ConfigError, match=re.escape(says)):
         yamlfile.parse(GOOD.replace(old, new), Config, "agent.yaml")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\0", b"a\n", b"1 a"])
+def test_a_block_of_tiny_messages_takes_time_in_proportion_to_its_length(end: bytes) -> None:
+    def cost_s(size: int) -> float:
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            Framer(65536).feed(end * (size // len(end)))
+            times.append(time.process_time() - began)
+        return min(times)
+
+    assert cost_s(1 << 20) < 64 * cost_s(1 << 16)  # 16 times as long; the square of it would be 256

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,17 @@ def test_merging_the_same_again_changes_nothing() -> None:
         "labels": {"l": "1"},
         "site": "s",
     }
+
+
+@pytest.mark.parametrize("pattern", ["web[1:99999999]", "web[1:9999][1:9999]", "web[1:" + "9" * 30 + "]"])
+def test_a_range_with_a_digit_too_many_does_not_fill_the_memory(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="stands for more than 100,000 names"):
+        ansible.expand(pattern)
+
+
+def test_an_inventory_of_open_brackets_is_refused_in_no_time() -> None:
+    began = time.process_time()
+    with pytest.raises(ConfigError):
+        ansible.hosts("[" * 20_000, "hosts.yml")
+
+    assert time.process_time() - began < 5  # quadratic, it would be minutes

@@ -41,7 +41,7 @@ def test_a_look_finds_what_this_machine_is(shell: tuple[str, ...], tmp_path: Pat
 
 @pytest.mark.parametrize("text", ["", "Last login: today\n", "machine\tx86_64\nend\n"])
 def test_what_is_no_answer_is_refused(text: str) -> None:
-    with pytest.raises((ValueError, KeyError)):
+    with pytest.raises(ValueError, match=r"\w"):
         parse(text)
 
 
@@ -87,3 +87,11 @@ def test_a_look_sees_what_a_node_lacks(lab: Lab) -> None:
     assert facts.pythons
     assert not any(python.venv for python in facts.pythons)
     assert abs(facts.clock_s - time.time()) < 60
+
+
+@pytest.mark.parametrize(
+    "line", ["installed", "disk\t/", "python\t/usr/bin/python3", "python\tp\t1\t1\t1\t64\t1", "clock"]
+)
+def test_a_line_that_is_cut_short_is_no_answer(line: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        parse(f"{line}\nend\n")

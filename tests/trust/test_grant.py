@@ -156,6 +156,14 @@ def test_a_receipt_by_anybody_else_makes_the_node_forget_nothing(
     assert node.verify(mona.now).collected is None
 
 
+@pytest.mark.parametrize("receipt", [b"[" * 16_000, b"[]", b"7", b'{"payload":{}}', b"\xff"])
+def test_a_receipt_that_is_none_is_refused_in_one_sentence(mona: Operator, node: NodeFolder, receipt: bytes) -> None:
+    carry(mona, node, receipt=receipt)
+    verdict = node.verify(mona.now)
+
+    assert (verdict.exit_code, verdict.reason) == (40, "malformed")
+
+
 def test_the_receipt_of_another_node_is_refused(mona: Operator, node: NodeFolder) -> None:
     carry(mona, node, receipt=sign(Collected(node="other", through=7, log_id="log-1"), mona.keys))
     verdict = node.verify(mona.now)

@@ -7,6 +7,7 @@ included), and still does after a trip through msgpack, which turns tuples into 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from edgectl_agent.core.errors import StorageError
 
 _KINDS = "biufSU"
+_DTYPE = re.compile(r"[<>|]?[biufSU]\d{1,9}")
 """Booleans, integers, floats, fixed-width bytes and text: what has a value of its own. An object is a pointer."""
 
 
@@ -37,8 +39,10 @@ def unpack_array(d: dict[str, Any]) -> NDArray[Any]:
         StorageError: not what `pack_array` makes: a missing key, another dtype, or a size that contradicts the shape.
     """
     try:
+        if _DTYPE.fullmatch(d["dtype"]) is None:  # numpy would evaluate what it does not know
+            raise ValueError(f"unknown dtype {d['dtype'][:40]!r}")
         dtype, shape, data = np.dtype(d["dtype"]), tuple(int(n) for n in d["shape"]), bytes(d["data"])
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         raise StorageError(f"packed array is not readable: {e!r}", reason="damaged") from e
     if dtype.kind not in _KINDS or dtype.hasobject:
         raise StorageError(f"packed array has the dtype {dtype}, expected numbers or text", reason="damaged")

@@ -24,6 +24,7 @@ _NAME = r'[^ =\]"]++'
 _PARAMETERS = re.compile(rf"\[({_NAME})((?: {_NAME}={_QUOTED})*+)\]")
 _PARAMETER = re.compile(rf" ({_NAME})=({_QUOTED})")
 _ESCAPED = re.compile(r'\\(["\\\]])')
+_END = re.compile(rb"[\n\0]")
 
 
 class Message(NamedTuple):
@@ -131,8 +132,8 @@ class Framer:
         return True
 
     def _line(self, found: list[bytes]) -> bool:
-        ends = [at for at in (self._rest.find(end, self._scanned) for end in (b"\n", b"\0")) if at >= 0]
-        if not ends:
+        found_end = _END.search(self._rest, self._scanned)  # not a search for each: the one that is missing costs all
+        if found_end is None:
             self._scanned = len(self._rest)
             if self._scanned > self._limit:
                 self.too_long += not self._discarding
@@ -141,7 +142,7 @@ class Framer:
                 self._rest.clear()
                 self._scanned = 0
             return False
-        end = min(ends)
+        end = found_end.start()
         if end > self._limit and not self._discarding:
             self.too_long += 1
         elif not self._discarding:

@@ -5,7 +5,8 @@ becomes a reading or is counted under one reason: ``unparsable``, ``columns`` (C
 ``bad-stream``, ``not-a-number``, ``not-finite``, ``bad-category``. An absent, empty or null channel is a missing value
 (NaN), and such a category a missing one (``""``), not a reject. Law: readings + rejects + blank lines = lines.
 
-A block is converted at once; only if something in it is wrong is it judged cell by cell.
+Of a key that is there twice the last value counts. A block is converted at once; only if something in it is wrong is it
+judged cell by cell.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from edgectl_agent.config import Fields
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.sources.cells import Reasons, Time, numbers, stream_name, texts, times
-from edgectl_agent.sources.interface import Chunk, Position
+from edgectl_agent.sources.interface import Chunk, Position, Sample
 from edgectl_agent.sources.repeated import RepeatedHours
 
 MAX_LINE_BYTES = 1 << 20
@@ -36,6 +37,23 @@ _Number = float | None
 _Category = str | int | bool | None
 _MAX_KEPT_NAMES = 100_000
 _OPTIONAL = (_Number, _Category)
+_SAMPLES = 8
+"""Kept of each reason and call."""
+MAX_SAMPLE_BYTES = 1024
+
+
+class Rejected(Counter[str]):
+    """How many records were refused, by reason, and some of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.samples: list[Sample] = []
+
+    def add(self, reason: str, record: bytes) -> None:
+        """Count `record`."""
+        self[reason] += 1
+        if self[reason] <= _SAMPLES:
+            self.samples.append(Sample(reason, bytes(record[:MAX_SAMPLE_BYTES]), len(record)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +67,7 @@ class Records:
         line: shape (n,), the index of the line that each reading came from, rising.
         rejected: records skipped, by reason.
         texts: n strings for each of the mapping's categories, ``""`` = missing.
+        samples: a few of the skipped records.
     """
 
     streams: tuple[str, ...]
@@ -57,6 +76,7 @@ class Records:
     line: Int64
     rejected: dict[str, int]
     texts: tuple[tuple[str, ...], ...] = ()
+    samples: tuple[Sample, ...] = ()
 
     def __len__(self) -> int:
         return len(self.streams)
@@ -67,12 +87,16 @@ class Records:
         return Records(self.streams[part], self.event_time[part], self.values[part], self.line[part], {}, columns)
 
     def chunk(
-        self, position: Position, accepted_ns: int, rejected: Mapping[str, int] | None = None, ended: bool = False
-    ) -> Chunk:
-        """As a source gives them; `rejected` beside those among these records."""
+        self, position: Position, accepted_ns: int, rejected: Mapping[str, int] | None = None, ended: bool = False,
+        samples: Sequence[Sample] = (),
+    ) -> Chunk:  # fmt: skip
+        """As a source gives them; `rejected` and `samples` beside those among these records."""
         found = Counter(self.rejected)
         found.update(rejected or {})
-        return Chunk(self.streams, self.event_time, self.values, position, accepted_ns, ended, dict(+found), self.texts)
+        return Chunk(
+            self.streams, self.event_time, self.values, position, accepted_ns, ended, dict(+found), self.texts,
+            (*self.samples, *samples),
+        )  # fmt: skip
 
     @staticmethod
     def join(parts: Sequence[Records]) -> Records:
@@ -141,7 +165,7 @@ class Decoder(ABC):
         """Read complete lines, each at most `MAX_LINE_BYTES` long, with or without a trailing CR. Never raises."""
         if not lines:  # what an idle source asks for fifty times a second
             return self._nothing
-        rejected: Counter[str] = Counter()
+        rejected = Rejected()
         columns = self._parse(lines, rejected)
         n = len(columns.line)
         why = Reasons()
@@ -155,16 +179,17 @@ class Decoder(ABC):
             event_time = self._repeated.settle(streams, columns.time, event_time)
         line = np.asarray(columns.line, np.int64)
         if why:
-            rejected.update(why.values())
+            for row, reason in why.items():
+                rejected.add(reason, lines[columns.line[row]])
             good = np.ones(n, bool)
             good[list(why)] = False
             streams = [s for s, keep in zip(streams, good, strict=True) if keep]
             event_time, values, line = event_time[good], values[good], line[good]
             found = tuple(tuple(compress(column, good)) for column in found)
-        return Records(tuple(streams), event_time, values, line, dict(rejected), found)
+        return Records(tuple(streams), event_time, values, line, dict(rejected), found, tuple(rejected.samples))
 
     @abstractmethod
-    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
+    def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:
         """Split records into cells, skipping blank lines and counting what has no such form."""
 
     @abstractmethod
@@ -200,7 +225,7 @@ class JsonDecoder(Decoder):
         self._decode = msgspec.json.Decoder(row).decode
         self._columns = [_column(names[path]) for path in leaves]
 
-    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
+    def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:
         try:
             rows: list[Any] = list(map(self._decode, lines))
             where: Sequence[int] = range(len(lines))
@@ -210,17 +235,17 @@ class JsonDecoder(Decoder):
         columns = [column(rows) for column in self._columns]
         return Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
 
-    def _parse_each(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[Any], list[int]]:
+    def _parse_each(self, lines: Sequence[bytes], rejected: Rejected) -> tuple[list[Any], list[int]]:
         rows, where = [], []
         for i, line in enumerate(lines):
             try:
                 rows.append(self._decode(line))
                 where.append(i)
             except msgspec.ValidationError as e:
-                rejected[self._reason(str(e))] += 1
+                rejected.add(self._reason(str(e)), line)
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 if line.strip():
-                    rejected["unparsable"] += 1
+                    rejected.add("unparsable", line)
         return rows, where
 
     def _reason(self, error: str) -> str:
@@ -261,13 +286,13 @@ class CsvDecoder(Decoder):
         self._wanted = len(wanted)
         self._plain = True
 
-    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
+    def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:
         rows, where = self._rows(lines, rejected)
         columns = list(zip(*map(self._cells, rows), strict=True)) or [()] * self._wanted
         first = 1 if self._constant is not None else 2
         return Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
 
-    def _rows(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[list[str]], Sequence[int]]:
+    def _rows(self, lines: Sequence[bytes], rejected: Rejected) -> tuple[list[list[str]], Sequence[int]]:
         try:
             text = b"\n".join(lines).decode()
             self._plain = text.isascii() and "_" not in text
@@ -279,7 +304,7 @@ class CsvDecoder(Decoder):
             self._plain = False
         return self._rows_each(lines, rejected)
 
-    def _rows_each(self, lines: Sequence[bytes], rejected: Counter[str]) -> tuple[list[list[str]], list[int]]:
+    def _rows_each(self, lines: Sequence[bytes], rejected: Rejected) -> tuple[list[list[str]], list[int]]:
         rows, where = [], []
         for i, line in enumerate(lines):
             if not line.strip():
@@ -287,13 +312,13 @@ class CsvDecoder(Decoder):
             try:
                 (row,) = csv.reader([line.decode()], strict=True)
             except (UnicodeDecodeError, csv.Error, ValueError):
-                rejected["unparsable"] += 1
+                rejected.add("unparsable", line)
                 continue
             if len(row) == self._columns:
                 rows.append(row)
                 where.append(i)
             else:
-                rejected["columns"] += 1
+                rejected.add("columns", line)
         return rows, where
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 
 from edgectl_agent.config import HttpConfig
 from edgectl_agent.core.errors import EdgeError
-from edgectl_agent.sources.decode import MAX_LINE_BYTES, JsonDecoder, Records, no_records
-from edgectl_agent.sources.interface import Chunk, Position, Source
+from edgectl_agent.sources.decode import MAX_LINE_BYTES, MAX_SAMPLE_BYTES, JsonDecoder, Records, no_records
+from edgectl_agent.sources.interface import Chunk, Position, Sample, Source
+
+_MOST_SAMPLES = 64
+"""Of refused records that wait for the worker."""
 
 
 class QueueFull(EdgeError):
@@ -46,12 +49,13 @@ class HttpSource(Source):
 
     def __init__(self, config: HttpConfig, clock: Callable[[], int] = time.time_ns) -> None:
         self._decoder = JsonDecoder(config)
-        self._room, self._clock = config.queue, clock
+        self.room, self._clock = config.queue, clock
         self._changed = threading.Condition()
         self._queue: deque[Records] = deque()
         self._waiting = self._at = 0
         """Readings in the queue, and how many of its first entry are gone."""
         self._rejected: Counter[str] = Counter()
+        self._samples: deque[Sample] = deque(maxlen=_MOST_SAMPLES)
         self._sealed = False
         self._nothing = no_records(config)
 
@@ -71,18 +75,21 @@ class HttpSource(Source):
         fitting = [record if len(record) <= MAX_LINE_BYTES else b"" for record in records]
         found = self._decoder.decode(fitting)
         rejected = Counter(found.rejected)
-        rejected["too-long"] += sum(len(record) > MAX_LINE_BYTES for record in records)
+        too_long = [record for record in records if len(record) > MAX_LINE_BYTES]
+        rejected["too-long"] += len(too_long)
         accepted = len(found.streams)
-        if accepted > self._room:
+        if accepted > self.room:
             raise NotTaken(
-                f"{accepted} readings in one request, this source's queue holds {self._room}", reason="oversized"
+                f"{accepted} readings in one request, this source's queue holds {self.room}", reason="oversized"
             )
         with self._changed:
             if self._sealed:
                 raise QueueFull("the agent is stopping", reason="stopping")
-            if self._waiting + accepted > self._room:
+            if self._waiting + accepted > self.room:
                 raise QueueFull(f"{self._waiting} readings wait to be scored, {accepted} more do not fit")
             self._rejected.update(rejected)
+            self._samples += found.samples
+            self._samples += (Sample("too-long", one[:MAX_SAMPLE_BYTES], len(one)) for one in too_long[:1])
             if accepted:
                 self._queue.append(found)
                 self._waiting += accepted
@@ -115,8 +122,10 @@ class HttpSource(Source):
                 self._changed.wait_for(lambda: self._waiting or self._rejected, timeout_s)
             parts = self._take(limit)
             rejected, self._rejected = self._rejected, Counter()
+            samples = tuple(self._samples)
+            self._samples.clear()
         found = Records.join(parts) if parts else self._nothing
-        return found.chunk({}, self._clock(), rejected)
+        return found.chunk({}, self._clock(), rejected, samples=samples)
 
     def seal(self) -> None:
         with self._changed:

@@ -19,13 +19,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
 
-__all__ = ["Chunk", "Position", "Source", "SourceError"]
+__all__ = ["Chunk", "Position", "Sample", "Source", "SourceError"]
 
 Position = dict[str, int | str]
+
+
+class Sample(NamedTuple):
+    """A record that is no reading, so that somebody can see what is wrong with it.
+
+    Attributes:
+        record: its first bytes.
+        size: of the whole of it, bytes.
+    """
+
+    reason: str
+    record: bytes
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,8 @@ class Chunk:
     ended: bool = False
     rejected: dict[str, int] = field(default_factory=dict)
     texts: tuple[tuple[str, ...], ...] = ()
+    samples: tuple[Sample, ...] = ()
+    """Some of the rejected records, where the source has them: a few of each reason."""
 
     def __len__(self) -> int:
         return len(self.streams)

@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_TIME = datetime(1601, 1, 1, tzinfo=UTC)
+"""What OPC UA writes where there is none."""
+_LAST_NS = 9_200_000_000_000_000_000
 _BAD = 0x8000_0000
 _OVERFLOW = 0x0480
 """Of a status code: it tells about a value, and the server's queue lost some before it."""
@@ -48,8 +51,8 @@ def rows(reported: Iterable[Reported], width: int, now_ns: int, rejected: Counte
     """Values of one stream and one time form one row; ordered by time.
 
     A value that is bad or no finite number is missing, and counted in `rejected`: ``bad-status``, ``not-a-number``,
-    ``not-finite``; as is ``lost-upstream``, once for each time that a server's queue overflowed. One without any time
-    counts as of `now_ns`.
+    ``not-finite``; so is one whose time no event can have, ``bad-time``. ``lost-upstream`` is counted once each time
+    that a server's queue overflowed. One without any time counts as of `now_ns`.
     """
     found: dict[tuple[int, str], list[float]] = {}
     for one in reported:
@@ -59,7 +62,11 @@ def rows(reported: Iterable[Reported], width: int, now_ns: int, rejected: Counte
             rejected[number] += 1
             continue
         stream, channel = one.place
-        key = (now_ns if one.time is None else _ns(one.time), stream)
+        event_time = _ns(one.time, now_ns)
+        if abs(event_time) >= _LAST_NS:
+            rejected["bad-time"] += 1
+            continue
+        key = (event_time, stream)
         values = found.setdefault(key, [math.nan] * width)
         values[channel] = number
     return [Row(stream, at, values) for (at, stream), values in sorted(found.items(), key=lambda item: item[0])]
@@ -70,10 +77,16 @@ def _number(one: Reported) -> float | str:
         return "bad-status"
     if not isinstance(one.value, int | float):
         return "not-a-number"
-    number = float(one.value)
+    try:
+        number = float(one.value)
+    except OverflowError:
+        return "not-finite"
     return number if math.isfinite(number) else "not-finite"
 
 
-def _ns(moment: datetime) -> int:
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
+def _ns(moment: datetime | None, now_ns: int) -> int:
+    if moment is None:
+        return now_ns
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    since = moment - _EPOCH
+    return now_ns if moment == _NO_TIME else (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000

@@ -19,7 +19,7 @@ from edgectl_agent.config import ReplayConfig
 from edgectl_agent.core.batch import Int64
 from edgectl_agent.core.units import SECOND_NS
 from edgectl_agent.sources.decode import Decoder, Records, no_records
-from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
+from edgectl_agent.sources.interface import Chunk, Position, Sample, Source, SourceError
 from edgectl_agent.sources.lines import LineReader, open_decoder
 
 _BLOCK_LINES = 4096
@@ -85,6 +85,7 @@ class ReplaySource(Source):
         self._reader = LineReader(self._file, self._offset)
         self._block, self._next = self._empty, 0
         self._rejected: dict[str, int] = {}
+        self._samples: tuple[Sample, ...] = ()
         self._pace: tuple[int, float] | None = None
         self._ended = False
 
@@ -123,11 +124,12 @@ class ReplaySource(Source):
         elif count:
             self._offset = int(block.ends[self._next - 1])
         rejected, self._rejected = self._rejected, {}
+        samples, self._samples = self._samples, ()
         position: Position = {"offset": self._offset, "shift_ns": self._shift}
         if self._span is not None:
             position |= {"first_ns": self._span[0], "newest_ns": self._span[1]}
         ended = self._ended and self._next == len(block.ends)
-        return block.records[part].chunk(position, self._clock(), rejected, ended)
+        return block.records[part].chunk(position, self._clock(), rejected, ended, samples)
 
     def _load(self) -> None:
         """Decode the next block, or find that the file has ended."""
@@ -144,6 +146,7 @@ class ReplaySource(Source):
         records = self._decoder.decode(lines.lines)
         for reason, count in records.rejected.items():
             self._rejected[reason] = self._rejected.get(reason, 0) + count
+        self._samples = records.samples
         times = records.event_time
         if len(times):
             first, newest = self._span or (int(times[0]), int(times[0]))

@@ -8,7 +8,6 @@ parameter of its structured data. ``severity`` and ``facility`` are numbers as c
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Any
@@ -18,7 +17,7 @@ from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.syslog import FACILITIES, SEVERITIES, Message, parameters, parse
 from edgectl_agent.core.units import size_bytes
 from edgectl_agent.sources.cells import MAX_TEXT_CHARS, Reasons, numbers
-from edgectl_agent.sources.decode import Columns, Decoder, Records
+from edgectl_agent.sources.decode import Columns, Decoder, Records, Rejected
 from edgectl_agent.sources.intake import IntakeSource
 from edgectl_agent.sources.interface import Chunk, Position
 from edgectl_agent.sources.syslog_listener import Arrival, Listener
@@ -55,10 +54,12 @@ class SyslogDecoder(Decoder):
         self._arrivals = arrivals
         return self.decode([arrival.data for arrival in arrivals])
 
-    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
+    def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:
         parsed = list(map(parse, lines))
         where = [i for i, message in enumerate(parsed) if message is not None]
-        rejected["unparsable"] += len(lines) - len(where)
+        for message, line in zip(parsed, lines, strict=True):
+            if message is None:
+                rejected.add("unparsable", line)
         found = [(message, self._arrivals[i]) for i, message in enumerate(parsed) if message is not None]
         return Columns(
             where,
