@@ -109,6 +109,7 @@ def _reasons(subject: Subject, state: str, broken: Step | None) -> Iterator[Reas
     elif not subject.steps:
         yield from _heard(subject, state)
     yield from _says(subject, state)
+    yield from _refused(subject)
     yield from _placed(subject)
     for finding in subject.findings:
         if finding.kind not in _TOLD:
@@ -165,6 +166,19 @@ def _says(subject: Subject, state: str) -> Iterator[Reason]:
         lacking = text.removesuffix(f": {NO_MODEL}") if text.endswith(NO_MODEL) else ""
         deploy = f"edgectl deploy {lacking} --select name={subject.node}" if lacking and not when else ""
         yield Reason(text=f"{when}{text}", fix=deploy or fix)
+
+
+def _refused(subject: Subject) -> Iterator[Reason]:
+    """Sources of which hardly anything is a reading: the mapping is wrong, or somebody sends something else."""
+    report = subject.record.report if subject.record else None
+    for source in report.sources if report else ():
+        refused = sum(source.rejected.values())
+        if refused > source.accepted:
+            most = max(source.rejected, key=lambda reason: source.rejected[reason])
+            text = f"source {source.name}: {refused:,} of {refused + source.accepted:,} records are no readings"
+            yield Reason(
+                text=f"{text}, most of them {most}: dead-letters/{source.name}.jsonl in its data folder shows some"
+            )
 
 
 def _placed(subject: Subject) -> Iterator[Reason]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from edgectl_agent.core.messages import OutboxStatus, Report
+from edgectl_agent.core.messages import OutboxStatus, Report, SourceStatus
 
 from edgectl.core.audit import Finding
 from edgectl.core.records import Expected, NodeRecord
@@ -46,6 +46,8 @@ def behind(*conditions: str) -> dict[str, Any]:
 
 OK = (Step(stage="name", state="ok"), Step(stage="tcp", state="ok"))
 NO_LOGIN = (*OK, Step(stage="login", state="failed", detail="node a: no key is accepted", fix="ssh-copy-id"))
+FED = SourceStatus(name="s", state="running", accepted=10, rejected={"bad-time": 9})
+MISREAD = SourceStatus(name="s", state="running", accepted=1, rejected={"bad-time": 1200, "unparsable": 5})
 FINDING = Finding(kind="config-drift", node="a", since_ns=0, detail="drifted", fix="edgectl nodes configure")
 
 
@@ -55,6 +57,9 @@ FINDING = Finding(kind="config-drift", node="a", since_ns=0, detail="drifted", f
         (subject(heard()), "healthy", "", ""),
         (subject(None), "unknown", "nothing was heard of it yet", ASK),
         (subject(None, via="pull"), "unknown", "nothing was heard of it yet", ""),
+        (subject(heard(sources=(FED,))), "healthy", "", ""),
+        (subject(heard(sources=(MISREAD,))), "healthy", "source s: 1,205 of 1,206 records are no readings, most of them"
+         " bad-time: dead-letters/s.jsonl in its data folder shows some", ""),
         (subject(lost()), "unreachable", "10.0.0.1:22: no route to host (for 2h)", ASK),
         (subject(heard(400)), "silent", "its newest report is of 1970-01-12T13:40:00", ASK),
         (subject(heard(state="failed", reasons=("p: bad",))), "failed", "p: bad", "edgectl nodes restart a"),

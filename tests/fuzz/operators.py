@@ -20,9 +20,9 @@ from edgectl.hub.enrol import Enrol
 from edgectl.hub.receive import receive
 from edgectl.inventory.reading import parse as parse_fleet
 from edgectl.machine.facts import parse as parse_facts
+from edgectl.periods import read_periods
 from edgectl.store.store import Store
 from edgectl.training.recipe import load as load_recipe
-from edgectl.training.split import read_periods
 from edgectl.training.tables import read as read_table
 from tests.fuzz.engine import Target
 
