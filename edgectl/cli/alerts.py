@@ -65,7 +65,7 @@ def list_(
 @app.command()
 def show(
     ctx: typer.Context,
-    alert: Annotated[str, typer.Argument(help="Its id, or a beginning of it.")],
+    alert: Annotated[str, typer.Argument(metavar="ALERT", help="Its id, or a beginning of it.")],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """One alert: what was strange, and what to do."""
@@ -105,10 +105,12 @@ def tail(
             return
 
 
-@app.command()
+@app.command(short_help="Record that you have seen alerts.")
 def ack(
     ctx: typer.Context,
-    alerts: Annotated[list[str] | None, typer.Argument(help="Their ids, or beginnings of them.")] = None,
+    alerts: Annotated[
+        list[str] | None, typer.Argument(metavar="ALERT", help="Their ids, or beginnings of them.")
+    ] = None,
     all_of: Annotated[str, typer.Option("--all-of", help="All open alerts of this node.")] = "",
 ) -> None:
     """Record that you have seen alerts; the first to do so stays on record."""

@@ -30,7 +30,7 @@ def collect(
         list[Path] | None,
         typer.Option("--from", metavar="FILE…", help="Files of `edgectl-agent export` in place of the network."),
     ] = None,
-    more: Annotated[list[Path] | None, typer.Argument(metavar="", hidden=True)] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Pull reports and alerts into the store. With -o jsonl one line per alert, printed after its row is committed."""

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def deploy(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="NAME or NAME@VERSION; the newest signed version by default.")] = "",
+    model: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION]", help="A model; the newest signed version by default.")
+    ] = "",
     canary: Annotated[str, typer.Option(help="First so many nodes (2) or percent (20%), then the rest.")] = "",
     phases: Annotated[str, typer.Option(help="Cumulative sizes, as 1,5%,25%,100% (default: 1,100%).")] = "",
     select: rolling.SelectOption = "",

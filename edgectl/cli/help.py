@@ -49,7 +49,7 @@ def recipe_yaml() -> None:
     write(text(RECIPE).rstrip("\n"))
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")]) -> None:
+def completion(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="Your shell: bash, zsh or fish.")]) -> None:
     """Print the completion script for a shell, as in: source <(edgectl completion bash)."""
     from typer._completion_shared import get_completion_script
 

@@ -82,7 +82,7 @@ def sign(
 @app.command()
 def verify(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="[NAME[@VERSION]]", help="Default: everything signed.")] = "",
+    model: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Default: everything signed.")] = "",
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Check every signature and digest, from the root to the last byte."""

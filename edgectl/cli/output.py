@@ -129,6 +129,14 @@ def emit_one(
         write(render(how is Format.WIDE))
 
 
+def emit_done(value: Any, how: Format, text: str) -> None:
+    """What a verb did that has nothing to show people but `text`, which goes to stderr; `value` is for programs."""
+    if how in (Format.TABLE, Format.WIDE):
+        note(text)
+    else:
+        emit_one(value, how, lambda wide: text)
+
+
 def table(rows: Sequence[Any], columns: Sequence[Column]) -> None:
     """Aligned columns: coloured and folded to the width of a terminal, or plain and never cut in a pipe."""
     cells = [[column.text(row) for column in columns] for row in rows]

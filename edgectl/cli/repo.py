@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
-@app.command()
+@app.command(short_help="The signed roles: version, end, and whether all holds.")
 def show(ctx: typer.Context, output: FormatOption = Format.TABLE) -> None:
     """The signed roles: version, end of validity, and whether their keys are here."""
     from edgectl.trust.overview import roles
@@ -37,7 +37,7 @@ def show(ctx: typer.Context, output: FormatOption = Format.TABLE) -> None:
     emit(rows, columns, output, name="role")
 
 
-@app.command()
+@app.command(short_help="Sign anew what soon ends.")
 def refresh(ctx: typer.Context, passphrase_file: wiring.PassphraseOption = None) -> None:
     """Sign anew what has less than a quarter of its life left; silent when nothing has. For cron."""
     from edgectl.trust.overview import lockable, refused
@@ -62,7 +62,7 @@ def refresh(ctx: typer.Context, passphrase_file: wiring.PassphraseOption = None)
         raise refused(left, repository.expiries())
 
 
-@app.command()
+@app.command(short_help="Write a node's slice, to be carried to it.")
 def export(
     ctx: typer.Context,
     to: Annotated[
@@ -97,12 +97,12 @@ def export(
     emit(done, columns, output, name="folder")
 
 
-@app.command()
+@app.command(short_help="Put the repository where a web server serves it.")
 def publish(
     ctx: typer.Context,
     to: Annotated[
         str,
-        typer.Argument(metavar="[DIR|URL]", help="A folder, or a URL that takes PUT (default: repository.publish)."),
+        typer.Argument(metavar="DIR|URL", help="A folder, or a URL that takes PUT (default: repository.publish)."),
     ] = "",
     token_file: Annotated[
         Path | None, typer.Option(help=f"File with the URL's token or password (default: {publishing.TOKEN}).")

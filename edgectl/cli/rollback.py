@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def rollback(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")],
     to: Annotated[str, typer.Option(help="To this version (default: what each node ran before).")] = "",
     select: rolling.SelectOption = "",
     exclude: rolling.ExcludeOption = None,

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
-@app.command()
+@app.command(short_help="What the store, or a backup, holds.")
 def show(
     ctx: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="A backup; it is read to its end and checked.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="A backup; it is read to its end and checked.")
+    ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """What the store holds: schema, size, rows; or what a backup holds."""
@@ -53,10 +55,12 @@ def show(
     emit_one(seen, output, lambda wide: _overview_text(seen), name="store")
 
 
-@app.command()
+@app.command(short_help="Copy the store into a file, as of one moment.")
 def backup(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Where it goes; in a folder it gets a name of fleet and time.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where it goes; in a folder it gets a name of fleet and time.")
+    ],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Copy the store into a file, as of one moment; others may go on writing."""
@@ -72,10 +76,10 @@ def backup(
     emit_one(made, output, lambda wide: _manifest_text(made), name="file")
 
 
-@app.command()
+@app.command(short_help="Fill the store from a backup, whole or not at all.")
 def restore(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A backup of this fleet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup of this fleet.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a store that is not empty; it is backed up.")] = False,
     yes: YesOption = False,
     output: FormatOption = Format.TABLE,

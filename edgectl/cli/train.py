@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 def train(
     ctx: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (in models/ or packaged), or its path.")],
-    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Further data files.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's name (in models/ or packaged), or its path.")
+    ],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Further data files.")] = None,
     data: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="CSV, Parquet or JSON Lines; several are one history.")
     ] = None,

@@ -12,7 +12,7 @@ from edgectl.cli.output import Column, Format, FormatOption, emit, note, progres
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
-@app.command()
+@app.command(short_help="Collect the agent's wheels for one kind of machine.")
 def build(
     ctx: typer.Context,
     platform: Annotated[str, typer.Option(help="The nodes' architecture: x86_64 or aarch64.")],

@@ -53,9 +53,9 @@ def _walked(node: str, stages: list[Stage]) -> Iterator[Step]:
 def _failed(node: str, stage: str, e: Exception) -> Step:
     if isinstance(e, EdgeError):
         detail = e.message.removeprefix(f"node {node}: ")  # who reads the steps knows which node
-        return Step(stage=stage, state="failed", detail=detail, fix=e.hint or "")
+        return Step(stage=stage, state="failed", detail=detail, fix=e.hint or "", exit_code=e.exit_code)
     said = "no answer in time" if isinstance(e, TimeoutError) else getattr(e, "strerror", None) or str(e)
-    return Step(stage=stage, state="failed", detail=said.lower())
+    return Step(stage=stage, state="failed", detail=said.lower(), exit_code=NodeUnreachable.exit_code)
 
 
 def _last(node: Node, connector: Connector, heard: Callable[[Report], None]) -> list[Stage]:

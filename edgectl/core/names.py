@@ -20,6 +20,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(names[:8])}{more}"
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> NothingMatched:
-    """The error for a `kind` (node, model, alert) that does not exist."""
-    return NothingMatched(f"unknown {kind} {name!r}", hint=closest(name, known))
+def unknown(kind: str, name: str, known: Iterable[str], first: str = "") -> NothingMatched:
+    """The error for a `kind` (node, model, alert) that does not exist; `first` is the command that makes the first."""
+    names = tuple(known)
+    more = f": {first}" if first and not names else ""
+    return NothingMatched(f"unknown {kind} {name!r}", hint=f"{closest(name, names)}{more}")

@@ -32,6 +32,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["ok", "failed", "skipped"]
     detail: str = ""
     fix: str = ""
+    exit_code: int = 0
+    """Of a stage that failed: what any command that goes this way ends with."""
 
 
 class Sibling(msgspec.Struct, frozen=True, kw_only=True):

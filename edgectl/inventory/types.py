@@ -523,7 +523,7 @@ class Inventory:
         """The node of that name. Raises `NothingMatched` with the closest names."""
         found = self._by_name.get(name)
         if found is None:
-            raise unknown("node", name, self.names)
+            raise unknown("node", name, self.names, first=f"edgectl nodes add {name}")
         return found
 
 

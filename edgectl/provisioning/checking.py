@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from edgectl_agent.core.units import size_bytes
 
-from edgectl.core.errors import EdgeError, NodeUnreachable, NodeUntrusted
+from edgectl.core.errors import EdgeError, NodeUnreachable, NodeUntrusted, RemoteRefused
 from edgectl.core.machines import Check, Needs, Verdict, check, worst
 from edgectl.core.wheels import Manifest
 from edgectl.inventory.types import Node
@@ -24,6 +24,8 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     verdict: Verdict | Literal["unreachable"]
     checks: tuple[Check, ...]
+    exit_code: int = 0
+    """What a command that meets this machine ends with."""
 
 
 def pinned(constraints: bytes, package: str) -> str:
@@ -42,11 +44,12 @@ def machine(node: Node, host: Callable[[Node], Host], wheelhouses: tuple[Manifes
             with_host.close()
     except NodeUntrusted as e:
         refused = Check(name="host key", verdict="refuse", found=_said(node, e), fix=e.hint or "")
-        return Checked(name=node.name, verdict="refuse", checks=(refused,))
+        return Checked(name=node.name, verdict="refuse", checks=(refused,), exit_code=e.exit_code)
     except EdgeError as e:
         refused = Check(name="connection", verdict="refuse", found=_said(node, e), fix=e.hint or "")
-        verdict: Literal["unreachable", "refuse"] = "unreachable" if isinstance(e, NodeUnreachable) else "refuse"
-        return Checked(name=node.name, verdict=verdict, checks=(refused,))
+        missed: Literal["unreachable", "refuse"] = "unreachable" if isinstance(e, NodeUnreachable) else "refuse"
+        code = e.exit_code if isinstance(e, NodeUnreachable) else RemoteRefused.exit_code
+        return Checked(name=node.name, verdict=missed, checks=(refused,), exit_code=code)
     needs = Needs(
         node=node.name,
         now_s=now_s,
@@ -60,7 +63,9 @@ def machine(node: Node, host: Callable[[Node], Host], wheelhouses: tuple[Manifes
         Check(name="connection", verdict="ok", found=f"{node.connect.user or facts.user}@{node.connect.host}"),
         *check(facts, needs),
     )
-    return Checked(name=node.name, verdict=worst(checks), checks=checks)
+    verdict = worst(checks)
+    code = RemoteRefused.exit_code if verdict == "refuse" else 0
+    return Checked(name=node.name, verdict=verdict, checks=checks, exit_code=code)
 
 
 def _said(node: Node, e: EdgeError) -> str:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.main import get_command
 
-from edgectl.cli.app import VERBS
+from edgectl.cli.app import VERBS, app
 from edgectl.core.errors import EXIT_CODES
 from tests.support.cli import COMMAND, Shell
 
@@ -35,8 +40,26 @@ def test_help_imports_nothing_heavy_and_lists_every_verb() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str, tmp_path: Path) -> None:
-    assert "Usage: edgectl" in Shell(tmp_path).ok(verb, "--help")
+def test_every_verb_explains_itself_and_its_own_verbs_within_80_columns(verb: str, tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell.env = {"COLUMNS": "80"}
+    said = shell.ok(verb, "--help")
+    assert "Usage: edgectl" in said
+    assert "..." not in said.partition("Commands:")[2]
+
+
+def test_arguments_look_alike_in_every_usage_line() -> None:
+    for command in _commands(get_command(app)):
+        for argument in (param for param in command.params if param.param_type_name == "argument"):
+            assert re.fullmatch(r"[A-Z|]+(\[@VERSION])?", str(argument.metavar)), (command.name, argument.metavar)
+
+
+def _commands(command: Any) -> Iterator[Any]:
+    """`command`, and the verbs below it."""
+    yield command
+    ctx = typer.Context(command, info_name="edgectl")
+    for name in command.list_commands(ctx) if hasattr(command, "list_commands") else ():
+        yield from _commands(command.get_command(ctx, name))
 
 
 def test_version_and_exit_codes_are_printed(tmp_path: Path) -> None:

@@ -127,7 +127,41 @@ def test_list_takes_the_selector_of_every_verb(shell: Shell) -> None:
     shell.fails(4, "nodes", "list", "--select", "name=pi-2", says="no node of 2 matches")
 
 
+def test_what_a_verb_did_to_a_node_is_there_for_programs_too(shell: Shell) -> None:
+    shell.ok("nodes", "add", "pi-1", "--source", "host=host-metrics:1s")
+    shown = [json.loads(shell.ok("nodes", verb, "pi-1", "-o", "json")) for verb in ("start", "restart", "stop")]
+    assert [(row["name"], row["state"]) for row in shown] == [
+        ("pi-1", state) for state in ("running", "running", "stopped")
+    ]
+    removed = json.loads(shell.ok("nodes", "remove", "pi-1", "--yes", "-o", "json"))
+    assert removed == {"name": "pi-1", "state": "removed", "line": ""}
+
+
+def test_a_token_and_how_long_it_lives_are_there_for_programs(shell: Shell) -> None:
+    path = shell.folder / "fleet.yaml"
+    pulls = "receiver: {url: https://hub.example}\nnodes: [{name: far-1, connect: {via: pull}}]"
+    path.write_text(path.read_text().replace("nodes: []", pulls))
+    made = json.loads(shell.ok("nodes", "token", "far-1", "--valid", "1d", "-o", "json"))
+    assert (made["name"], len(made["token"]) > 20, made["expires"][:2], made["ended"]) == ("far-1", True, "20", 0)
+    ended = json.loads(shell.ok("nodes", "token", "far-1", "--revoke", "-o", "json"))
+    assert ended == {"name": "far-1", "token": "", "expires": "", "ended": 1}
+
+
 # ── what bad input gets ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_of_a_fleet_without_nodes_the_first_one_is_told(shell: Shell) -> None:
+    shell.fails(4, "nodes", "show", "nope", says="unknown node 'nope' → there is none yet: edgectl nodes add nope")
+
+
+@pytest.mark.parametrize("verb", ["bootstrap", "upgrade", "configure"])
+def test_whom_to_change_must_be_said_once_and_all_is_a_way_to_say_it(shell: Shell, verb: str) -> None:
+    path = shell.folder / "fleet.yaml"
+    path.write_text(path.read_text().replace("nodes: []", "nodes: [{name: here}, {name: far, connect: {via: usb}}]"))
+    says = f"expected names of nodes, --select or --all, to {verb} → edgectl nodes list"
+    shell.fails(2, "nodes", verb, says=says)
+    shell.fails(2, "nodes", verb, "pi-1", "--all", says=says)
+    shell.fails(4, "nodes", verb, "--all", says="fleet.yaml has no node on another machine that operators log in to")
 
 
 def test_an_unknown_node_is_refused_with_the_closest_names(shell: Shell) -> None:

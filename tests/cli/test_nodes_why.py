@@ -17,7 +17,9 @@ def test_a_node_that_was_never_heard_of_is_asked_and_the_stage_that_fails_is_nam
         path.write_text(path.read_text().replace("nodes: []", f"nodes: {node}"))
         shell.env["EDGECTL_SSH_CONFIG"] = "/dev/null"
         assert "1. nothing was heard of it yet → edgectl nodes why pi-1 --ask" in shell.ok("nodes", "why", "pi-1")
-        found = json.loads(shell.ok("nodes", "why", "pi-1", "--ask", "-o", "json"))
+        asked = shell.run("nodes", "why", "pi-1", "--ask", "-o", "json")
+        found = json.loads(asked.stdout)
+    assert asked.returncode == 31
     skipped = [(stage, "skipped") for stage in ("login", "agent", "answers", "report")]
     seen = [(step["stage"], step["state"]) for step in found["steps"]]
     assert seen == [("name", "ok"), ("tcp", "failed"), *skipped]
@@ -32,4 +34,6 @@ def test_a_node_that_answers_is_judged_by_what_it_says_now(shell: Shell) -> None
     assert said.startswith("pi-1 is healthy\n")
     assert "nothing is wrong with it" in said
     shell.ok("nodes", "stop", "pi-1")
-    assert "1. answers: the agent does not run" in shell.ok("nodes", "why", "pi-1", "--ask")
+    done = shell.run("nodes", "why", "pi-1", "--ask")
+    assert "1. answers: the agent does not run" in done.stdout
+    assert done.returncode == 31

@@ -63,6 +63,8 @@ def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_how_to_pin_it(s
     site.add()
     shown = f"node pi-1: the host key of 127.0.0.1:{site.node.port} is not pinned; it shows ssh-ed25519 "
     said = site.shell.fails(40, "nodes", "start", "pi-1", says=shown + site.node.fingerprint)
+    assert site.shell.run("nodes", "check", "pi-1").returncode == 40
+    assert site.shell.run("nodes", "why", "pi-1", "--ask").returncode == 40
     assert said.endswith("→ edgectl nodes pin pi-1")
     assert "Accepted" not in site.node.log
     assert not site.known_hosts.exists()

@@ -52,7 +52,9 @@ class Hub:
         assert "serving acme" in self.server.stderr.readline()
 
     def invite(self, *more: str) -> str:
-        return self.shell.ok("nodes", "invite", "--site", "lyon", "--profile", "pi", *more).strip()
+        made = json.loads(self.shell.ok("nodes", "invite", "--site", "lyon", "--profile", "pi", *more, "-o", "json"))
+        assert made["site"] == "lyon"
+        return str(made["line"])
 
     def machine(self, name: str) -> Path:
         made = self.folder / name

@@ -124,7 +124,7 @@ def test_an_agent_yaml_with_which_the_agent_does_not_come_up_is_put_back(fleet: 
 
 
 def test_what_cannot_be_moved_is_said_in_one_sentence(fleet: MachineFleet, wheels: Path) -> None:
-    fleet.refused(2, "nodes", "upgrade", says="expected names of nodes, or --select")
+    fleet.refused(2, "nodes", "upgrade", says="expected names of nodes, --select or --all, to upgrade")
     fleet.refused(4, "nodes", "upgrade", "three", says="unknown node 'three'")
     fleet.refused(4, "nodes", "upgrade", "one", "--to", "9.9.9", says="no wheel of agent 9.9.9 is here")
     fleet.refused(

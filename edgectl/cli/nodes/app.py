@@ -16,5 +16,7 @@ Profile = Annotated[
     list[str] | None,
     typer.Option(help="A profile of fleet.yaml; repeatable.", autocompletion=among("profiles")),
 ]
-Names = Annotated[list[str] | None, typer.Argument(help="Names of nodes.", autocompletion=among("names"))]
-Name = Annotated[str, typer.Argument(help="The node's name.", autocompletion=among("names"))]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME", help="Names of nodes.", autocompletion=among("names"))
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The node's name.", autocompletion=among("names"))]

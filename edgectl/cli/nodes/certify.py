@@ -9,15 +9,16 @@ import typer
 
 from edgectl.cli import wiring
 from edgectl.cli.nodes.app import Name, app
-from edgectl.cli.output import note, settings
+from edgectl.cli.output import Format, FormatOption, emit_done, settings
 
 
-@app.command()
+@app.command(short_help="Sign a request by hand: certificate, agent.yaml, trust.")
 def certify(
     ctx: typer.Context,
     name: Name,
     csr: Annotated[Path, typer.Option("--csr", help="What `edgectl-agent csr` printed on the node.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the node's files (default: ./NAME).")] = None,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Sign a node's request: its certificate, agent.yaml and whom it trusts, to be copied there by hand."""
     from edgectl.enrolment import certifying
@@ -34,4 +35,6 @@ def certify(
         )
         certifying.save(made, folder)
     layout = of(node)
-    note("\n".join(f"copy {folder / file} to {layout.path(file)}" for file in made))
+    copies = [{"from": str(folder / file), "to": layout.path(file)} for file in made]
+    text = "\n".join(f"copy {copy['from']} to {copy['to']}" for copy in copies)
+    emit_done({"name": name, "copy": copies}, output, text)

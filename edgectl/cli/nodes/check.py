@@ -11,17 +11,19 @@ from edgectl.cli import wiring
 from edgectl.cli.completing import among
 from edgectl.cli.nodes.app import app
 from edgectl.cli.output import Column, Format, FormatOption, emit, note, progress, settings
+from edgectl.core.errors import UsageError
 
 _STYLE = {"ok": "green", "warn": "yellow", "refuse": "red", "unreachable": "red"}
 
 
-@app.command()
+@app.command(short_help="Look whether machines can run the agent; writes nothing.")
 def check(
     ctx: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help="Nodes (default: all).", autocompletion=among("names"))
+        list[str] | None, typer.Argument(metavar="NAME", help="Nodes (default: all).", autocompletion=among("names"))
     ] = None,
     select: Annotated[str, typer.Option(help="Which: site=lyon,tier=far-edge,!line=press,name=~gw-.*")] = "",
+    everyone: Annotated[bool, typer.Option("--all", help="All nodes, as without a name.")] = False,
     forks: Annotated[int, typer.Option(min=1, help="Machines at a time.")] = 16,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -31,6 +33,8 @@ def check(
     from edgectl.machine import packages, wheelhouse
     from edgectl.provisioning import checking
 
+    if everyone and (names or select):
+        raise UsageError("--all means every node: expected no names and no --select beside it")
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
     nodes = {name: fleet.node(name) for name in names or fleet.names}
@@ -55,7 +59,7 @@ def check(
         emit(rows, _COLUMNS, output, empty=f"all {len(results)} machines can run the agent" if results else "")
     else:
         emit(results, (), output)
-    raise typer.Exit(_code({r.verdict for r in results}))
+    raise typer.Exit(max((r.exit_code for r in results), default=0))  # 40 before 31 before 30
 
 
 _COLUMNS = (
@@ -66,7 +70,3 @@ _COLUMNS = (
     Column("EXPECTED", lambda row: row["check"].expected, wide=True),
     Column("FIX", lambda row: row["check"].fix),
 )
-
-
-def _code(verdicts: set[str]) -> int:
-    return 31 if "unreachable" in verdicts else 30 if "refuse" in verdicts else 0

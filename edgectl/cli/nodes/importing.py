@@ -14,7 +14,7 @@ from edgectl.core.errors import UsageError
 from edgectl.workspace import Workspace
 
 
-@app.command("import")
+@app.command("import", short_help="Bring an Ansible inventory or a table into fleet.yaml.")
 def import_(
     ctx: typer.Context,
     ansible: Annotated[Path | None, typer.Option(help="An Ansible inventory, INI or YAML.")] = None,

@@ -9,10 +9,10 @@ import typer
 
 from edgectl.cli import wiring
 from edgectl.cli.nodes.app import Profile, app
-from edgectl.cli.output import Column, Format, FormatOption, emit, note, settings, write
+from edgectl.cli.output import Column, Format, FormatOption, emit, emit_one, note, settings
 
 
-@app.command()
+@app.command(short_help="Print the line that makes machines behind NAT nodes.")
 def invite(
     ctx: typer.Context,
     site: Annotated[str, typer.Option(help="The site of fleet.yaml that they belong to.")],
@@ -20,6 +20,7 @@ def invite(
     valid: Annotated[str, typer.Option(metavar="DURATION", help="How long it may be used: 12h, 7d.")] = "7d",
     profile: Profile = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeatable.")] = None,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Print the one line that installs the agent on machines behind NAT and makes them nodes. It is shown this once."""
     from edgectl.enrolment import inviting
@@ -31,7 +32,9 @@ def invite(
     with workspace.lock("nodes invite"), wiring.store(workspace, fleet) as store:
         script = inviting.script(workspace, fleet)
         token = store.invites.create(site, count, time.time_ns(), ends_ns, given)
-    write(inviting.line(fleet, script, token))
+    line = inviting.line(fleet, script, token)
+    value = {"line": line, "site": site, "count": count, "expires": _day(ends_ns)}
+    emit_one(value, output, lambda wide: line, name="line")
     note(f"for {count} machine{'s' if count > 1 else ''} of {site}, within {valid}; `edgectl serve` must run")
 
 

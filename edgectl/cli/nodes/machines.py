@@ -14,11 +14,12 @@ from edgectl.cli.output import Format, FormatOption, YesOption, confirm, note, s
 from edgectl.core.errors import EdgeError
 
 
-@app.command()
+@app.command(short_help="Install the agent on machines; again, it completes it.")
 def bootstrap(
     ctx: typer.Context,
     names: Names = None,
     select: rolling.SelectOption = "",
+    everyone: moving.AllOption = False,
     dry_run: moving.DryRunOption = False,
     diff: moving.DiffOption = False,
     wheelhouse: moving.WheelhouseOption = None,
@@ -34,7 +35,7 @@ def bootstrap(
     workspace = said.workspace
     fleet = wiring.inventory(workspace)
     with wiring.store(workspace, fleet) as store:
-        nodes = moving.elsewhere(fleet, store, names or (), select, "bootstrap")
+        nodes = moving.elsewhere(fleet, store, names or (), select, "bootstrap", everyone)
         heard_s = moving.reporting(store, nodes)
     question = f"Install the agent on {len(nodes)} machines?"
     if len(nodes) > 1 and not dry_run and not confirm(question, yes=yes, settings=said):
@@ -49,11 +50,12 @@ def bootstrap(
     return moving.finish(rows, diff, output)
 
 
-@app.command()
+@app.command(short_help="Move the agent to another version, canary first.")
 def upgrade(
     ctx: typer.Context,
     names: Names = None,
     select: rolling.SelectOption = "",
+    everyone: moving.AllOption = False,
     to: Annotated[str, typer.Option(help="Version of the agent (default: that of this edgectl).")] = "",
     wheel: moving.WheelOption = None,
     wheelhouse: moving.WheelhouseOption = None,
@@ -68,8 +70,8 @@ def upgrade(
 ) -> None:
     """Move the agent itself to another version, canary first; one that does not come up reverts by itself."""
     order = moving.Order(
-        kind="upgrade", said=settings(ctx), selection=select, sizes=(canary, phases), resume=resume, dry_run=dry_run,
-        forks=forks, reason=reason, yes=yes, output=output,
+        kind="upgrade", said=settings(ctx), selection=select, everyone=everyone, sizes=(canary, phases), resume=resume,
+        dry_run=dry_run, forks=forks, reason=reason, yes=yes, output=output,
     )  # fmt: skip
     with order.locked() as (fleet, store):
         nodes = order.whom(fleet, store, names or ())
@@ -79,11 +81,12 @@ def upgrade(
         order.roll(fleet, store, parts, any_part, installer.version, installer.upgrade)
 
 
-@app.command()
+@app.command(short_help="Give nodes the agent.yaml that fleet.yaml describes.")
 def configure(
     ctx: typer.Context,
     names: Names = None,
     select: rolling.SelectOption = "",
+    everyone: moving.AllOption = False,
     diff: moving.DiffOption = False,
     canary: moving.CanaryOption = "",
     phases: moving.PhasesOption = "",
@@ -96,8 +99,9 @@ def configure(
 ) -> None:
     """Give nodes the agent.yaml that fleet.yaml describes; a node keeps its own when its agent does not take it."""
     order = moving.Order(
-        kind="configure", said=settings(ctx), selection=select, sizes=(canary, phases), resume=resume, dry_run=dry_run,
-        forks=forks, reason=reason, yes=yes, output=output,
+        kind="configure", said=settings(ctx), selection=select, everyone=everyone, sizes=(canary, phases),
+        resume=resume,
+        dry_run=dry_run, forks=forks, reason=reason, yes=yes, output=output,
     )  # fmt: skip
     with order.locked() as (fleet, store):
         nodes = order.whom(fleet, store, names or ())

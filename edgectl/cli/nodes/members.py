@@ -20,6 +20,7 @@ from edgectl.cli.output import (
     aligned,
     confirm,
     emit,
+    emit_done,
     emit_one,
     note,
     settings,
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from edgectl.inventory.types import Node
 
 
-@app.command()
+@app.command(short_help="Add a node to fleet.yaml; start it if it is here.")
 def add(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Its name: letters, digits, '.', '_' and '-'.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name: letters, digits, '.', '_' and '-'.")],
     via: Annotated[
         str, typer.Option(help="How it is reached: local (a process on this machine), ssh, usb (by hand).")
     ] = "local",
@@ -127,36 +128,37 @@ def show(ctx: typer.Context, name: Name, output: FormatOption = Format.TABLE) ->
     emit_one({"name": node.name, "settings": rows}, output, lambda wide: aligned(lines, [False] * 3))
 
 
-@app.command()
-def start(ctx: typer.Context, name: Name) -> None:
+@app.command(short_help="Start a node's agent.")
+def start(ctx: typer.Context, name: Name, output: FormatOption = Format.TABLE) -> None:
     """Start a node's agent; one on this machine gets its files first."""
-    note(f"{name} runs{_started(settings(ctx), name, 'start', stop=False)}")
+    _tell_running(name, _started(settings(ctx), name, "start", stop=False), output)
 
 
 @app.command()
-def stop(ctx: typer.Context, name: Name) -> None:
+def stop(ctx: typer.Context, name: Name, output: FormatOption = Format.TABLE) -> None:
     """End a node's agent; what it has stored stays."""
     workspace = settings(ctx).workspace
     fleet = wiring.inventory(workspace)
     node = fleet.node(name)
     with workspace.lock(f"nodes stop {name}"):
         wiring.connector(workspace, fleet, node).stop()
-    note(f"{name} is stopped")
+    emit_done({"name": name, "state": "stopped"}, output, f"{name} is stopped")
 
 
-@app.command()
-def restart(ctx: typer.Context, name: Name) -> None:
+@app.command(short_help="End a node's agent and start it.")
+def restart(ctx: typer.Context, name: Name, output: FormatOption = Format.TABLE) -> None:
     """End a node's agent and start it; one on this machine gets its files in between."""
-    note(f"{name} runs{_started(settings(ctx), name, 'restart', stop=True)}")
+    _tell_running(name, _started(settings(ctx), name, "restart", stop=True), output)
 
 
-@app.command()
+@app.command(short_help="Take a node off its machine and out of fleet.yaml.")
 def remove(
     ctx: typer.Context,
     name: Name,
     keep_data: Annotated[bool, typer.Option("--keep-data", help="Keep alerts that were not collected.")] = False,
     forget: Annotated[bool, typer.Option("--forget", help="Leave its machine as it is, and forget the node.")] = False,
     yes: YesOption = False,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Stop a node, delete all of the agent on its machine and take it out of fleet.yaml.
 
@@ -182,10 +184,18 @@ def remove(
             store.nodes.forget(name)
             if store.enrolments.forget(name):
                 store.credentials.revoke(name, time.time_ns())
+    line += " --keep-data" if line and keep_data else ""
+    text = f"{name} is removed{'; what it has where it lives stays there' if forget else ''}"
     if line:
-        write(f"{line}{' --keep-data' if keep_data else ''}")
-        return note(f"{name} is removed; this line, run on its machine, deletes the agent (add --folder if it has one)")
-    return note(f"{name} is removed{'; what it has where it lives stays there' if forget else ''}")
+        text = f"{name} is removed; this line, run on its machine, deletes the agent (add --folder if it has one)"
+    if line and output in (Format.TABLE, Format.WIDE):
+        write(line)
+    return emit_done({"name": name, "state": "removed", "line": line}, output, text)
+
+
+def _tell_running(name: str, more: str, output: Format) -> None:
+    value = {"name": name, "state": "running", "detail": more.removeprefix("; ")}
+    emit_done(value, output, f"{name} runs{more}")
 
 
 def _started(said: Settings, name: str, verb: str, stop: bool) -> str:

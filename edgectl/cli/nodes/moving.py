@@ -30,6 +30,7 @@ WheelhouseOption = Annotated[
     Path | None, typer.Option("--wheelhouse", help="Upload packages from here (default: what the workspace has).")
 ]
 WheelOption = Annotated[Path | None, typer.Option("--wheel", help="The agent's wheel (default: that of this edgectl).")]
+AllOption = Annotated[bool, typer.Option("--all", help="All nodes that operators log in to.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 DiffOption = Annotated[bool, typer.Option("--diff", help="Show how files change.")]
 CanaryOption = Annotated[str, typer.Option(help="First so many nodes (2) or percent (20%), then the rest.")]
@@ -37,17 +38,19 @@ PhasesOption = Annotated[str, typer.Option(help="Cumulative sizes, as 1,5%,25%,1
 ResumeOption = Annotated[str, typer.Option(help="Go on with one (r-3) that was interrupted or fell short.")]
 
 
-def elsewhere(fleet: Inventory, store: Store, names: Sequence[str], select: str, verb: str) -> list[Node]:
-    """The nodes on other machines that `names` or `select` mean.
+def elsewhere(
+    fleet: Inventory, store: Store, names: Sequence[str], select: str, verb: str, everyone: bool = False
+) -> list[Node]:
+    """The nodes on other machines that `names` or `select` mean, or `everyone`.
 
     Raises:
-        UsageError: neither or both were said, or a node is a process on this machine, or nobody logs in there.
+        UsageError: none or several were said, or a node is a process on this machine, or nobody logs in there.
         NothingMatched: an unknown name, or a selector that hits nothing.
     """
     from edgectl.inventory.types import HERE
 
-    if bool(names) == bool(select):
-        raise UsageError(f"expected names of nodes, or --select, to {verb}", hint="edgectl nodes list")
+    if (bool(names), bool(select), everyone).count(True) != 1:
+        raise UsageError(f"expected names of nodes, --select or --all, to {verb}", hint="edgectl nodes list")
     if names:
         found = [fleet.node(name) for name in dict.fromkeys(names)]
         local = next((node.name for node in found if node.via in HERE), None)
@@ -178,6 +181,8 @@ class Order:
     yes: bool
     output: Format
     selection: str
+    everyone: bool
+    """What ``--all`` says."""
     reason: str
 
     @contextmanager
@@ -192,8 +197,8 @@ class Order:
     def whom(self, fleet: Inventory, store: Store, names: Sequence[str]) -> list[Node]:
         """The nodes to move: those that are named, or those of the rollout that goes on. Raises as `elsewhere`."""
         if not self.resume:
-            return elsewhere(fleet, store, names, self.selection, self.kind)
-        if names or self.selection:
+            return elsewhere(fleet, store, names, self.selection, self.kind, self.everyone)
+        if names or self.selection or self.everyone:
             raise UsageError(
                 "--resume goes on with the nodes of its plan", hint=f"edgectl nodes {self.kind} --resume {self.resume}"
             )

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from edgectl.core.why import Diagnosis
 
 
-@app.command()
+@app.command(short_help="Say why a node is not healthy, and what to type next.")
 def why(
     ctx: typer.Context,
     name: Name,
     ask: Annotated[bool, typer.Option("--ask", help="Go the way to the node now, stage by stage.")] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Say why a node is not healthy and what to type next: from the store, or with --ask from the node itself."""
+    """Say why a node is not healthy and what to type next: from the store, or with --ask from the node itself.
+
+    With --ask the exit code is that of the stage that fails: 31 unreachable, 40 untrusted, 41 expired.
+    """
     from edgectl.fleet import diagnosis
 
     workspace = settings(ctx).workspace
@@ -32,6 +35,7 @@ def why(
         steps = diagnosis.ask(node, wiring.context(workspace, fleet, store), store, time.time_ns()) if ask else ()
         found = diagnosis.why(node, fleet, store, time.time_ns(), steps)
     emit_one(found, output, lambda wide: _text(found), name="next")
+    raise typer.Exit(max((step.exit_code for step in steps), default=0))
 
 
 def _text(found: Diagnosis) -> str:

@@ -13,7 +13,7 @@ from edgectl.cli.output import Format, FormatOption, YesOption, confirm, emit_on
 from edgectl.workspace import operator
 
 
-@app.command()
+@app.command(short_help="Give the name of dead hardware to a new machine.")
 def replace(
     ctx: typer.Context,
     name: Name,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgectl.enrolment.pinning import HostKey
 
 
-@app.command()
+@app.command(short_help="Pin the SSH host keys of a node and its jump hosts.")
 def pin(
     ctx: typer.Context,
     name: Name,
