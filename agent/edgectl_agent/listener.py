@@ -30,6 +30,7 @@ HEAD_S = 10.0
 PART_S = 20.0
 """How long a sender may pause within a body."""
 _STOP_S = 2.0
+_TICK_S = 1.0
 
 
 class Listener:
@@ -51,7 +52,7 @@ class Listener:
             timeout_graceful_shutdown=1,
             ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve, name=key, daemon=True)
 
@@ -81,7 +82,7 @@ class Listener:
 
     def stop(self) -> None:
         """End open calls within about two seconds."""
-        self._server.should_exit = True
+        self._server.end()
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
         if self._socket is not None:
@@ -90,6 +91,27 @@ class Listener:
     def _serve(self) -> None:
         assert self._socket is not None
         self._server.run(sockets=[self._socket])
+
+
+class _Server(uvicorn.Server):
+    """Looks once a second what is to be done beside requests: uvicorn itself does so ten times, all its life."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        self._ending = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._ending.wait()
+
+    def end(self) -> None:
+        """From any thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._ending.set)
 
 
 class _Patient(H11Protocol):

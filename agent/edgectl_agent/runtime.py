@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from edgectl_agent import __version__, actions, sources
@@ -25,6 +26,7 @@ from edgectl_agent.config import Config
 from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.messages import Alert, Report, UpdateResult
+from edgectl_agent.core.pacing import gather_s
 from edgectl_agent.core.units import size_bytes
 from edgectl_agent.deadletters import DeadLetters
 from edgectl_agent.deposit import sweep
@@ -38,7 +40,7 @@ from edgectl_agent.roster import Roster
 from edgectl_agent.slots import Slots
 from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.sources.http import HttpSource
-from edgectl_agent.sources.interface import Chunk
+from edgectl_agent.sources.interface import Chunk, Source
 from edgectl_agent.updater import Updater
 from edgectl_agent.uplink.interface import LinkStatus
 from edgectl_agent.wake import Wake
@@ -47,6 +49,8 @@ T = TypeVar("T")
 _FORMAT = 1
 _PUBLISH_S, _PUBLISH_IDLE_S = 0.2, 1.0
 """Between two reports, with and without something new."""
+_LOOK_S = 0.2
+"""Between two looks at sources that tell when something arrives, for what else they have to say."""
 _RETRY_S = 1.0
 """Between two tries to write to a disk that refuses."""
 
@@ -108,8 +112,10 @@ class Runtime:
         self._wake = Wake()
         self._stopping = False
         for feed in self._feeds.values():
-            feed.source.on_arrival = self._wake.set
-        self._idle_s = min(config.idle_s, _PUBLISH_IDLE_S)
+            feed.source.on_arrival = partial(self._arrived, feed.source)
+        self._tell = all(feed.source.tells for feed in self._feeds.values())
+        self._idle_s = _LOOK_S if self._tell else min(config.idle_s, _PUBLISH_IDLE_S)
+        self._arrival = self._sleeping = False
         self._snapshot_at_s = self._publish_at_s = self._flush_at_s = -math.inf
         self._closed = self._moved = self._news = False
         self._snapshot_failure = ""
@@ -136,14 +142,31 @@ class Runtime:
     def run(self) -> None:
         """Turn until `stop`; then save a last snapshot."""
         while not self._stopping:
-            busy = self._turn()
+            began_s = self._monotonic()
+            brought = self._turn()
             self._run_tasks()
             self.on_turn()
-            if not busy:
-                self._wake.wait(self._idle_s)
+            self._pause(brought, began_s)
         self._empty()
         self._flush(force=True)
         self._save_snapshot()
+
+    def _pause(self, brought: int, began_s: float) -> None:
+        """Until there is something to do again; see `core.pacing`."""
+        if brought:
+            left_s = gather_s(brought, self._monotonic() - began_s, self._config.idle_s)
+            if not left_s or self._wake.wait(left_s) or self._arrival or not self._tell:
+                return
+        self._sleeping = True
+        if not self._arrival:  # else it came before anybody could know that it has to wake
+            self._wake.wait(self._idle_s)
+        self._sleeping = False
+
+    def _arrived(self, source: Source) -> None:
+        """From any thread: there is something to read. Only a worker that sleeps, or has to hurry, is woken for it."""
+        self._arrival = True
+        if self._sleeping or source.urgent:
+            self._wake.set()
 
     def _empty(self) -> None:
         """Score what was accepted and cannot be asked for again; nothing more comes in."""
@@ -165,20 +188,21 @@ class Runtime:
         self.outbox.close()
         self._wake.close()
 
-    def _turn(self) -> bool:
-        """Read each source once. Returns whether there was anything."""
+    def _turn(self) -> int:
+        """Read each source once. Returns how many readings there were."""
         now_s = self._monotonic()
-        busy = False
+        self._arrival = False
+        brought = 0
         for name, feed in self._feeds.items():
             if self._may_read(name, feed):
-                busy |= self._read(name, feed, now_s)
+                brought += self._read(name, feed, now_s)
         self._flush()
         urgent = not self._snapshot_failure and any(feed.source.urgent for feed in self._feeds.values())
         if self._moved and (urgent or now_s >= self._snapshot_at_s):
             self._save_snapshot()
         if now_s >= self._publish_at_s + (0.0 if self._news else _PUBLISH_IDLE_S - _PUBLISH_S):
             self.publish()
-        return busy
+        return brought
 
     def _may_read(self, name: str, feed: Feed) -> bool:
         """Not without a model that reads it; not on, while alerts cannot be recorded and it can be read later."""
@@ -200,7 +224,7 @@ class Runtime:
         feeds = (self._feeds[name] for name in self._config.models[recipe])
         return min((feed.newest_ns for feed in feeds if feed.behind), default=None)
 
-    def _read(self, name: str, feed: Feed, now_s: float) -> bool:
+    def _read(self, name: str, feed: Feed, now_s: float) -> int:
         state, was_behind = feed.state, feed.behind
         joins = [recipe for recipe in self._readers[name] if self._roster.patience_ns(recipe) is not None]
         until = {recipe: self._until_ns(recipe) for recipe in joins}  # before what comes now
@@ -211,7 +235,7 @@ class Runtime:
             self._process(chunk, feed, until)
         if was_behind and not feed.behind:
             self._go_on(joins)
-        return chunk is not None and len(chunk) > 0
+        return 0 if chunk is None else len(chunk)
 
     def _process(self, chunk: Chunk, feed: Feed, until: dict[str, int | None]) -> None:
         """Let the models that read the source see what it brought."""

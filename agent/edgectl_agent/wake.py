@@ -26,10 +26,12 @@ class Wake:
         with suppress(OSError):  # full: it is woken already; closed: nobody waits
             self._writer.send(b"\0")
 
-    def wait(self, timeout_s: float) -> None:
-        """Until it is set, or for `timeout_s` seconds; it is not set any more then."""
-        self._poll.poll(timeout_s * 1000)
-        self.clear()
+    def wait(self, timeout_s: float) -> bool:
+        """Until it is set, or for `timeout_s` seconds; it is not set any more then. Returns whether it was."""
+        woken = bool(self._poll.poll(timeout_s * 1000))
+        if woken:
+            self.clear()
+        return woken
 
     def clear(self) -> None:
         """Forget what was set."""

@@ -46,6 +46,7 @@ class HttpSource(Source):
 
     replayable = False
     live = True
+    tells = True
 
     def __init__(self, config: HttpConfig, clock: Callable[[], int] = time.time_ns) -> None:
         self._decoder = JsonDecoder(config)

@@ -134,6 +134,7 @@ class IntakeSource(Source, Generic[T]):
     """A source whose own thread fills an `Intake`. Position: none, because what was read is gone."""
 
     replayable = False
+    tells = True
 
     def __init__(self, buffer: str, clock: Callable[[], int]) -> None:
         self._intake: Intake[T] = Intake(size_bytes(buffer), lambda: self.on_arrival())

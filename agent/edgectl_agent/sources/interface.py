@@ -9,8 +9,8 @@ The promise, in both directions:
   reading. Positions are JSON values of the source's own making.
 * `covered` is called, on the worker, with such a position once a snapshot that contains it is stored and every alert
   found before it is recorded: a source tells its other side there, and only there, that it needs the readings no more.
-* A source with a thread of its own calls `on_arrival` from it when something has arrived, so that the worker need not
-  look for it.
+* A source with a thread of its own calls `on_arrival` from it when something has arrived or become urgent, so that the
+  worker need not look for it.
 * ``close`` may never be called (the process may be killed).
 """
 
@@ -85,10 +85,15 @@ class Source(ABC):
     """Whether what it reads is not there yet."""
     trouble: str = ""
     """Why nothing arrives although the source is open and tries again by itself; empty while all is well."""
-    urgent: bool = False
-    """Whether its other side waits for `covered`: the next snapshot is then saved at once."""
+    tells: bool = False
+    """Whether it calls `on_arrival` for everything that a `poll` could find, so that nobody need look in between."""
     on_arrival: Callable[[], None] = staticmethod(lambda: None)
     """Set by the runtime; called from any thread."""
+
+    @property
+    def urgent(self) -> bool:
+        """Whether its other side waits for `covered`: the next snapshot is then saved at once. Asked by any thread."""
+        return False
 
     @property
     def pending(self) -> bool:

@@ -66,10 +66,14 @@ class KafkaSource(Source):
         if self._member.failure:
             raise SourceError(self._member.failure)
         taken = self._inbox.take(limit, timeout_s)
-        self.waiting, self.trouble, self.urgent = self._member.idle, self._member.trouble, self._member.urgent
+        self.waiting, self.trouble = self._member.idle, self._member.trouble
         rejected = Counter(taken.skipped)
         records = self._records(taken.values, taken.keys, rejected)
         return records.chunk(offsets.pack(self._member.cluster, taken.offsets), self._clock(), rejected)
+
+    @property
+    def urgent(self) -> bool:
+        return self._member is not None and self._member.urgent
 
     def covered(self, position: Position) -> None:
         if self._member is not None:

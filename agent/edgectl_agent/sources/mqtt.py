@@ -37,6 +37,7 @@ class MqttSource(Source):
     """
 
     replayable = True
+    tells = True
 
     def __init__(self, config: MqttConfig, node: str, name: str, clock: Callable[[], int] = time.time_ns) -> None:
         self.live = config.live
@@ -59,11 +60,15 @@ class MqttSource(Source):
         taken = self._inbox.take(limit, timeout_s)
         if was_full and not self._inbox.full:
             self._link.wake()
-        self.trouble, self.urgent = self._link.trouble, self._inbox.urgent
+        self.trouble = self._link.trouble
         records = self._decoder.decode(taken.lines)
         if self._level is not None and len(records):
             records = replace(records, streams=tuple(map(taken.streams.__getitem__, records.line.tolist())))
         return records.chunk(taken.position, self._clock(), taken.rejected)
+
+    @property
+    def urgent(self) -> bool:
+        return self._inbox.urgent
 
     def covered(self, position: Position) -> None:
         self._inbox.covered(position)
