@@ -21,8 +21,9 @@ from edgectl.training.columns import Columns, shown
 _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 """Texts that stand for no value."""
 _OFFSET = re.compile(r":\d\d(?:\.\d+)?\s*(?:[Zz]|[+-]\d\d:?\d\d(?::?\d\d)?)$")
-_SCALES = ((1e11, 10**9), (1e14, 10**6), (1e17, 10**3))
+_SCALES = ((10**11, 10**9), (10**14, 10**6), (10**17, 10**3))
 """Bounds below which a number is seconds, milliseconds, microseconds, as `event_time_ns` has them."""
+_LAST_NS = 9_200_000_000_000_000_000
 
 
 def numbers(columns: Columns, name: str) -> Float64:
@@ -110,7 +111,7 @@ def times(columns: Columns, name: str) -> tuple[Int64, bool]:
         ns = pc.cast(pc.cast(cells, pa.timestamp("ns", kind.tz if zoned else None)), pa.int64())
         return ns.to_numpy(zero_copy_only=False), not zoned
     if pa.types.is_integer(kind):
-        return _whole_times(cells.to_numpy(zero_copy_only=False).astype(np.int64)), False
+        return _whole_times(columns, name, cells.to_numpy(zero_copy_only=False).astype(np.int64)), False
     if pa.types.is_floating(kind):
         return _fraction_times(numbers(columns, name)), False
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -121,9 +122,7 @@ def times(columns: Columns, name: str) -> tuple[Int64, bool]:
 def _text_times(columns: Columns, name: str, cells: pa.Array) -> tuple[Int64, bool]:
     """The whole column at once where all cells have one form, else cell by cell with the same meaning."""
     try:
-        values = pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
-        if np.isfinite(values).all():
-            return _fraction_times(values), False
+        return _whole_times(columns, name, pc.cast(cells, pa.int64()).to_numpy(zero_copy_only=False)), False
     except pa.ArrowInvalid:
         pass
     for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
@@ -150,10 +149,14 @@ def _text_times(columns: Columns, name: str, cells: pa.Array) -> tuple[Int64, bo
     return found, bool(local)
 
 
-def _whole_times(values: Int64) -> Int64:
+def _whole_times(columns: Columns, name: str, values: Int64) -> Int64:
     factor = np.ones(len(values), np.int64)
     for bound, scale in reversed(_SCALES):
         factor[np.abs(values) < bound] = scale
+    beyond = np.abs(values) >= _LAST_NS // factor
+    if beyond.any():
+        row = int(np.argmax(beyond))
+        raise ConfigError(f"{columns.cell(row, name)}: expected a time before the year 2261, found {values[row]}")
     return values * factor
 
 

@@ -7,12 +7,14 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from datetime import UTC
 
 import numpy as np
 import pytest
 from edgectl_agent.config import Mapping
 from edgectl_agent.core.errors import SourceError
-from edgectl_agent.core.units import event_time_ns
+from edgectl_agent.core.units import epoch_ns, event_time_ns
+from edgectl_agent.sources.cells import Reasons, times
 from edgectl_agent.sources.decode import CsvDecoder, Decoder, JsonDecoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -129,12 +131,12 @@ def test_times_without_offset_are_local_to_the_zone() -> None:
 
 
 @given(st.lists(st.floats(-1e19, 1e19) | st.integers(-(10**20), 10**20) | st.floats(1e9, 2e9), min_size=1))
-def test_numeric_times_equal_event_time_ns_bit_for_bit(numbers: list[float]) -> None:
+def test_numeric_times_mean_in_a_block_what_each_means_alone(numbers: list[float]) -> None:
     got = JsonDecoder(MAPPING).decode([json.dumps({"ts": n, "m": "a"}).encode() for n in numbers])
     expected = []
     for number in numbers:
         try:
-            ns = event_time_ns(repr(float(number)))
+            ns = epoch_ns(number) if isinstance(number, float) else event_time_ns(str(number))
         except ValueError:
             continue
         if abs(ns) < 9_200_000_000_000_000_000:
@@ -188,3 +190,43 @@ def test_hostile_json_never_raises_and_does_not_depend_on_the_batch(lines: list[
 @example([b"1,a,1,2\r1,a,1,2", b"1,a,1_0,2", b'1,"a', b'",1,2'], 2)
 def test_hostile_csv_never_raises_and_does_not_depend_on_the_batch(lines: list[bytes], cut: int) -> None:
     _check_law(CsvDecoder(FLAT, HEADER, "f.csv"), lines, cut)
+
+
+NS = 1_790_000_000_123_456_789
+
+
+@pytest.mark.parametrize("many", [1, 20])
+def test_whole_numbers_and_decimal_text_are_exact_to_the_nanosecond_alone_and_in_a_block(many: int) -> None:
+    def told(*cells: object) -> list[int]:
+        lines = [json.dumps({"ts": cell, "m": "a", "t": 1}).encode() for cell in cells]
+        return JsonDecoder(MAPPING).decode(lines).event_time.tolist()
+
+    assert told(*[NS] * many) == [NS] * many
+    assert told(*[str(NS)] * many) == [NS] * many
+    assert told(*["1790000000.123456789"] * many) == [NS] * many
+    assert told(*["1790000000123.456789"] * many) == [NS] * many
+    assert told(*["2026-09-21T14:13:20.123456789Z"] * many) == [NS] * many
+    assert told(*[NS, 1_790_000_000.5] * many) == [NS, 1_790_000_000_500_000_000] * many
+    assert told(*[-NS] * many) == [-NS] * many
+
+
+TOLD = st.one_of(
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.integers(0, 2**63).map(str),
+    st.decimals(0, 10**19, allow_nan=False).map(str),
+    st.sampled_from(["99999999999", "100000000000", "99999999999999999", "9199999999999999999", "9200000000000000000"]),
+)
+
+ALIKE = st.builds(lambda whole, tails: [f"{whole}.{t}" for t in tails], st.integers(0, 10**18),
+                  st.lists(st.text("0123456789", max_size=11), min_size=7, max_size=9))  # fmt: skip
+
+
+@given(st.lists(TOLD, min_size=1, max_size=20) | ALIKE)
+def test_what_a_time_means_does_not_depend_on_the_cells_beside_it(cells: list[int | float | str]) -> None:
+    why = Reasons()
+    found = times(cells, UTC, why)
+    for i, cell in enumerate(cells):
+        alone = Reasons()
+        assert times([cell], UTC, alone)[0] == found[i] or why[i]
+        assert why[i] == alone[0]

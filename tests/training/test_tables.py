@@ -203,6 +203,8 @@ TIMES = st.one_of(
     st.integers(10**8, 4 * 10**9).map(str),
     st.floats(1e8, 4e9).map(lambda t: f"{t:.6f}"),
     st.integers(10**11, 4 * 10**12).map(str),
+    st.integers(10**18, 4 * 10**18).map(str),
+    st.integers(10**18, 4 * 10**18).map(lambda ns: f"{ns // 10**9}.{ns % 10**9:09d}"),
 )
 
 

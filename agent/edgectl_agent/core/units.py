@@ -23,6 +23,8 @@ _DURATION = {
 _SIZE = {"": 1, "B": 1, "k": 1000, "kB": 1000, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9,
          "Ki": 1024, "KiB": 1024, "Mi": 2**20, "MiB": 2**20, "Gi": 2**30, "GiB": 2**30}  # fmt: skip
 _NUMBER_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_DECIMAL = re.compile(r"[+-]?\d{1,20}(?:\.\d{0,30})?", re.ASCII)
+_FINER = re.compile(r"[.,]\d{6}(\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_NS = _DURATION["d"]
 SECOND_NS = _DURATION["s"]
@@ -68,26 +70,52 @@ def per_day(text: str) -> float:
 
 
 def event_time_ns(text: str) -> int:
-    """Nanoseconds since 1970 of an ISO 8601 time (UTC unless it has an offset) or of seconds since 1970.
+    """Nanoseconds since 1970 of an ISO 8601 time (UTC unless it has an offset) or of seconds since 1970; exact.
 
-    Numbers above 1e11 are milliseconds, above 1e14 microseconds, above 1e17 nanoseconds. Raises ValueError.
+    Numbers from 1e11 on are milliseconds, from 1e14 on microseconds, from 1e17 on nanoseconds. Raises ValueError.
     """
     text = text.strip()
+    if _DECIMAL.fullmatch(text):
+        return _decimal_ns(text)
     try:
-        number = float(text)
+        return epoch_ns(float(text))
     except ValueError:
         moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        since = moment - _EPOCH
-        return (since.days * 86400 + since.seconds) * SECOND_NS + since.microseconds * 1000
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    since = moment - _EPOCH
+    finer = _FINER.search(text)  # than a datetime is
+    rest = int(finer[1][:3].ljust(3, "0")) if finer else 0
+    return (since.days * 86400 + since.seconds) * SECOND_NS + since.microseconds * 1000 + rest
+
+
+def epoch_ns(number: float) -> int:
+    """As `event_time_ns` of a number that is a float, with the precision that it has. Raises ValueError."""
     if not abs(number) < 9.2e18:
+        raise ValueError(f"not a time: {number!r}")
+    whole = int(number)
+    factor = _factor(abs(whole))
+    return whole * factor + round((number - whole) * factor)
+
+
+def _decimal_ns(text: str) -> int:
+    whole, _, fraction = text.lstrip("+-").partition(".")
+    factor = _factor(int(whole))
+    ns = int(whole) * factor
+    if fraction:
+        one = 10 ** len(fraction)
+        ns += (2 * int(fraction) * factor + one) // (2 * one)  # to the nearest
+    if ns >= 9_200_000_000_000_000_000:
         raise ValueError(f"not a time: {text!r}")
-    for bound, factor in ((1e11, 10**9), (1e14, 10**6), (1e17, 10**3)):
-        if abs(number) < bound:
-            whole = int(number)
-            return whole * factor + round((number - whole) * factor)
-    return int(number)
+    return -ns if text.startswith("-") else ns
+
+
+def _factor(size: int) -> int:
+    """Nanoseconds that one unit of a number of this size means."""
+    for bound, factor in ((10**11, 10**9), (10**14, 10**6), (10**17, 10**3)):
+        if size < bound:
+            return factor
+    return 1
 
 
 def iso(ns: int) -> str:
