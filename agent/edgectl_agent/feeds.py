@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ from edgectl_agent.core.units import SECOND_NS
 from edgectl_agent.deadletters import DeadLetters
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.interface import Chunk, Position, Source
+from edgectl_agent.sources.repeated import Passes
 
 _RETRY_S = 5.0
 _AHEAD_NS = 600 * SECOND_NS
@@ -51,6 +53,7 @@ class Feed:
         self._position: Position | None = None
         self._stored: Position | None = None
         """The position in the newest stored snapshot."""
+        self._passes = Passes()
         self._open = False
         self._next_try_s = -math.inf
         path = config.path if isinstance(config, Mapping) else ""
@@ -76,6 +79,9 @@ class Feed:
             self._next_try_s = now_s + _RETRY_S
             self.close()
             return None
+        if len(chunk):
+            time = self._passes.settle(chunk.streams, chunk.event_time, chunk.again)
+            chunk = replace(chunk, event_time=time, again=None) if chunk.again is not None else chunk
         self._note(chunk)
         return chunk if len(chunk) or chunk.rejected or chunk.ended else None
 
@@ -96,7 +102,8 @@ class Feed:
         return None if latest_ns is None else latest_ns + _AHEAD_NS
 
     def snapshot(self) -> dict[str, Any]:
-        return {"identity": self._identity, "position": self._position}
+        passes = self._passes.snapshot()
+        return {"identity": self._identity, "position": self._position} | ({"passes": passes} if passes else {})
 
     def covered(self) -> None:
         """What `snapshot` gave last is stored, and the alerts up to there are recorded."""
@@ -108,6 +115,7 @@ class Feed:
         """Go on where `snapshot` was taken, unless that was another file or kind of source."""
         if state["identity"] == self._identity:
             self._position = self._stored = state["position"]
+            self._passes.restore(state.get("passes", {}))
 
     def status(self) -> SourceStatus:
         return SourceStatus(

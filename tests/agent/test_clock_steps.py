@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
 import pytest
-from edgectl_agent.config import Mapping
+from edgectl_agent.config import Mapping, ReplayConfig
 from edgectl_agent.core.batch import Batch
 from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.detector import Detector
+from edgectl_agent.feeds import Feed
 from edgectl_agent.sources.decode import JsonDecoder
+from edgectl_agent.sources.repeated import Passes
+from edgectl_agent.sources.replay import ReplaySource
 
 from tests.agent.streams import SECOND
 from tests.agent.test_reorder import detector
@@ -167,8 +171,14 @@ def told(second: int, stream: str = "a") -> bytes:
     return json.dumps({"ts": local.isoformat(), "m": stream, "v": 1}).encode()
 
 
-def decoder() -> JsonDecoder:
-    return JsonDecoder(Mapping(path="x", stream="m", time="ts", channels={"v": "v"}, zone="Europe/Paris"))
+MAPPING = Mapping(path="x", stream="m", time="ts", channels={"v": "v"}, zone="Europe/Paris")
+
+
+def seconds(lines: list[bytes], passes: Passes | None = None) -> list[int]:
+    """Event times as a feed has them."""
+    found = JsonDecoder(MAPPING).decode(lines)
+    time = (passes or Passes()).settle(found.streams, found.event_time, found.again)
+    return (time // SECOND).tolist()
 
 
 @pytest.mark.parametrize("change", [SPRING, AUTUMN], ids=["spring", "autumn"])
@@ -176,20 +186,52 @@ def decoder() -> JsonDecoder:
 def test_when_daylight_saving_begins_or_ends_local_times_go_on_minute_by_minute(change: int, size: int) -> None:
     true = range(change - 2 * HOUR, change + 2 * HOUR, 60)
     lines = [told(second) for second in true]
-    one, found = decoder(), list[int]()
-    for at in range(0, len(lines), size):
-        found += (one.decode(lines[at : at + size]).event_time // SECOND).tolist()
+    passes, found = Passes(), list[int]()
+    for at in range(0, len(lines), size):  # with a restart after each batch
+        found += seconds(lines[at : at + size], passes)
+        state = msgspec.msgpack.decode(msgspec.msgpack.encode(passes.snapshot()))
+        passes = Passes()
+        passes.restore(state)
     assert found == list(true)
 
 
 def test_each_stream_has_a_clock_of_its_own_that_goes_back() -> None:
-    one = decoder()
-    one.decode([told(AUTUMN - 60, "a"), told(AUTUMN + 60, "a")])
-    slow = one.decode([told(AUTUMN - 120, "b"), told(AUTUMN - 180, "b"), told(AUTUMN + 120, "a")])
-    assert (slow.event_time // SECOND).tolist() == [AUTUMN - 120, AUTUMN - 180, AUTUMN + 120]
+    passes = Passes()
+    seconds([told(AUTUMN - 60, "a"), told(AUTUMN + 60, "a")], passes)
+    slow = seconds([told(AUTUMN - 120, "b"), told(AUTUMN - 180, "b"), told(AUTUMN + 120, "a")], passes)
+    assert slow == [AUTUMN - 120, AUTUMN - 180, AUTUMN + 120]
+
+
+def test_a_day_after_the_repeated_hour_nothing_of_it_is_kept() -> None:
+    passes = Passes()
+    seconds([told(AUTUMN - 60), told(AUTUMN + 60)], passes)
+    assert passes.snapshot() == {"a": ((AUTUMN + 60 - HOUR) * SECOND, True)}
+    seconds([told(AUTUMN + 23 * HOUR)], passes)
+    assert passes.snapshot()
+    seconds([told(AUTUMN + 25 * HOUR)], passes)
+    assert not passes.snapshot()
 
 
 def test_a_time_with_an_offset_is_what_it_says_in_a_repeated_hour_too() -> None:
     lines = [b'{"ts": "2026-10-25T02:30:00+02:00", "m": "a", "v": 1}', b'{"ts": "2026-10-25T02:10:00+02:00", "m": "a"}']
-    found = decoder().decode(lines).event_time // SECOND
-    assert found.tolist() == [AUTUMN - 1800, AUTUMN - 3000]
+    assert seconds(lines) == [AUTUMN - 1800, AUTUMN - 3000]
+
+
+def test_a_node_that_restarts_within_the_second_pass_goes_on_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    true = list(range(AUTUMN - HOUR, AUTUMN + HOUR, 60))
+    path.write_bytes(b"\n".join(map(told, true)) + b"\n")
+    config = msgspec.convert(
+        {"type": "replay", "path": str(path), "stream": "m", "time": "ts", "channels": {"v": "v"},
+         "zone": "Europe/Paris", "speed": "max"}, ReplayConfig,
+    )  # fmt: skip
+    feed, found = Feed("s", config, ReplaySource(config)), list[int]()
+    while (chunk := feed.poll(25, 0.0)) is not None:
+        found += (chunk.event_time // SECOND).tolist()
+        state = msgspec.msgpack.decode(msgspec.msgpack.encode(feed.snapshot()))
+        feed.close()
+        feed = Feed("s", config, ReplaySource(config))
+        feed.restore(state)
+        if chunk.ended:
+            break
+    assert found == true

@@ -68,6 +68,7 @@ class Records:
         rejected: records skipped, by reason.
         texts: n strings for each of the mapping's categories, ``""`` = missing.
         samples: a few of the skipped records.
+        again: as `Chunk.again`.
     """
 
     streams: tuple[str, ...]
@@ -77,6 +78,7 @@ class Records:
     rejected: dict[str, int]
     texts: tuple[tuple[str, ...], ...] = ()
     samples: tuple[Sample, ...] = ()
+    again: Int64 | None = None
 
     def __len__(self) -> int:
         return len(self.streams)
@@ -84,7 +86,10 @@ class Records:
     def __getitem__(self, part: slice) -> Records:
         """Some consecutive readings; what was rejected stays with the whole."""
         columns = tuple(column[part] for column in self.texts)
-        return Records(self.streams[part], self.event_time[part], self.values[part], self.line[part], {}, columns)
+        again = None if self.again is None else self.again[part]
+        return Records(
+            self.streams[part], self.event_time[part], self.values[part], self.line[part], {}, columns, again=again
+        )
 
     def chunk(
         self, position: Position, accepted_ns: int, rejected: Mapping[str, int] | None = None, ended: bool = False,
@@ -95,7 +100,7 @@ class Records:
         found.update(rejected or {})
         return Chunk(
             self.streams, self.event_time, self.values, position, accepted_ns, ended, dict(+found), self.texts,
-            (*self.samples, *samples),
+            (*self.samples, *samples), self.again,
         )  # fmt: skip
 
     @staticmethod
@@ -110,7 +115,14 @@ class Records:
             np.concatenate([part.line for part in parts]),
             {},
             tuple(tuple(chain(*columns)) for columns in zip(*(part.texts for part in parts), strict=True)),
+            again=_again(parts),
         )
+
+
+def _again(parts: Sequence[Records]) -> Int64 | None:
+    if all(part.again is None for part in parts):
+        return None
+    return np.concatenate([np.zeros(len(part), np.int64) if part.again is None else part.again for part in parts])
 
 
 def no_records(mapping: Fields) -> Records:
@@ -175,8 +187,7 @@ class Decoder(ABC):
             values[:, c] = self._numbers(cells, why)
         found = tuple(texts(cells, why) for cells in columns.values[self._width :])
         streams = self._streams(columns.stream, n, why)
-        if self._repeated is not None:
-            event_time = self._repeated.settle(streams, columns.time, event_time)
+        again = None if self._repeated is None else self._repeated.again(columns.time, event_time)
         line = np.asarray(columns.line, np.int64)
         if why:
             for row, reason in why.items():
@@ -186,7 +197,8 @@ class Decoder(ABC):
             streams = [s for s, keep in zip(streams, good, strict=True) if keep]
             event_time, values, line = event_time[good], values[good], line[good]
             found = tuple(tuple(compress(column, good)) for column in found)
-        return Records(tuple(streams), event_time, values, line, dict(rejected), found, tuple(rejected.samples))
+            again = None if again is None else again[good]
+        return Records(tuple(streams), event_time, values, line, dict(rejected), found, tuple(rejected.samples), again)
 
     @abstractmethod
     def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:

@@ -68,6 +68,9 @@ class Chunk:
     texts: tuple[tuple[str, ...], ...] = ()
     samples: tuple[Sample, ...] = ()
     """Some of the rejected records, where the source has them: a few of each reason."""
+    again: Int64 | None = None
+    """Shape (n,): how much later the event time comes again because daylight saving repeats an hour, 0 if it does not.
+    None if none does."""
 
     def __len__(self) -> int:
         return len(self.streams)

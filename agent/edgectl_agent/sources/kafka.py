@@ -114,6 +114,7 @@ def _by_key(records: Records, keys: Sequence[bytes | None], rejected: Counter[st
             values=records.values[good],
             line=records.line[good],
             texts=tuple(tuple(compress(column, keep)) for column in records.texts),
+            again=None if records.again is None else records.again[good],
         )
     return replace(records, streams=tuple(streams))
 

@@ -1,13 +1,14 @@
 """Local times of an hour that daylight saving repeats → the pass that they belong to.
 
 Text without an offset says the same for both passes. A stream is in the first until its local time goes back by more
-than five minutes, which no ordinary disorder does; so does training. What a stream did is not in a source's position:
-after a restart within the second pass its readings count as the first's, hence as late, until the hour is over.
+than five minutes, which no ordinary disorder does; so does training. Decoders say which times come twice
+(`RepeatedHours`); which pass a stream is in (`Passes`) belongs to the source's place in the snapshot, so that a restart
+within the hour goes on in the same pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 
 import numpy as np
@@ -23,26 +24,55 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RepeatedHours:
-    """The passes that streams are in; does nothing but look up a table outside of such hours."""
+    """The hours of a zone that come twice; a table of what was looked up."""
 
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
         self._shift: dict[int, int] = {}
         """By quarter of an hour: how much later the second pass is, ns; 0 for all usual ones."""
-        self._seen: dict[str, tuple[int, bool]] = {}
 
-    def settle(self, streams: Sequence[str], cells: Sequence[object], first: Int64) -> Int64:
-        """Event times: those of the `first` pass, moved where a stream is in the second; shape (n,)."""
+    def again(self, cells: Sequence[object], first: Int64) -> Int64 | None:
+        """How much later each of these event times may come again, 0 for most; None if none does; shape (n,)."""
         quarters, place = np.unique(first // _QUARTER_NS, return_inverse=True)
         shift = np.array([self._shift_of(int(quarter)) for quarter in quarters], np.int64)[place]
-        rows = np.flatnonzero(shift)
-        if len(rows) == 0:
+        if not shift.any():
+            return None
+        return shift * np.array([_without_offset(cell) for cell in cells], np.int64)
+
+    def _shift_of(self, quarter: int) -> int:
+        known = self._shift.get(quarter)
+        if known is None:
+            if len(self._shift) >= _MAX_KEPT:
+                self._shift.clear()
+            known = self._shift[quarter] = _shift(quarter, self._zone)
+        return known
+
+
+class Passes:
+    """The passes that a source's streams are in."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, bool]] = {}
+
+    def settle(self, streams: Sequence[str], first: Int64, again: Int64 | None) -> Int64:
+        """Event times: those of the `first` pass, moved by `again` where a stream is in the second; shape (n,)."""
+        if again is None:
+            if self._seen and len(first) and first.min() > max(newest for newest, _ in self._seen.values()) + DAY_NS:
+                self._seen.clear()
             return first
         found = first.copy()
-        for row in rows.tolist():
-            if _without_offset(cells[row]) and self._second(streams[row], int(first[row])):
-                found[row] += shift[row]
+        for row in np.flatnonzero(again).tolist():
+            if self._second(streams[row], int(first[row])):
+                found[row] += again[row]
         return found
+
+    def snapshot(self) -> dict[str, tuple[int, bool]]:
+        """Plain values, none but in the day after such an hour."""
+        return dict(self._seen)
+
+    def restore(self, state: Mapping[str, Sequence[int]]) -> None:
+        """Go on where `snapshot` was taken."""
+        self._seen = {stream: (int(newest), bool(second)) for stream, (newest, second) in state.items()}
 
     def _second(self, stream: str, first_ns: int) -> bool:
         newest, second = self._seen.get(stream, (first_ns, False))
@@ -54,14 +84,6 @@ class RepeatedHours:
             self._seen.clear()
         self._seen[stream] = (max(newest, first_ns), second)
         return second
-
-    def _shift_of(self, quarter: int) -> int:
-        known = self._shift.get(quarter)
-        if known is None:
-            if len(self._shift) >= _MAX_KEPT:
-                self._shift.clear()
-            known = self._shift[quarter] = _shift(quarter, self._zone)
-        return known
 
 
 def _shift(quarter: int, zone: tzinfo) -> int:
