@@ -250,3 +250,30 @@ def test_every_reading_is_counted_once(lateness: Any) -> None:
     one.flush(0)
     found = {name: count for name, count in one.counters.items() if count and not name.startswith("alerts")}
     assert found == {"ok": 3, "duplicate": 1, "late": 1, "future": 1, "incomplete": 1}
+
+
+@pytest.mark.parametrize("size", [1, 2, 9])
+@pytest.mark.parametrize(
+    ("lateness", "told", "ok", "duplicate"),
+    [
+        (0, [1.0, 2.0, 3.0], 3, 0),
+        (0, [1.0, 2.0, 2.0], 2, 1),
+        (0, [1.0, 2.0, 1.0], 3, 0),  # the last of one time alone is known again
+        (0, [1.0, 2.0, 1.0, 1.0], 3, 1),
+        (LATENESS, [1.0, 2.0, 1.0], 2, 1),
+        (LATENESS, [2.0, 1.0, 1.0, 2.0, 3.0], 3, 2),
+    ],
+)
+def test_several_readings_of_one_time_count_and_what_is_told_again_is_known_as_the_guide_says(
+    size: int, lateness: int, told: list[float], ok: int, duplicate: int
+) -> None:
+    one = detector(lateness or msgspec.UNSET)
+    values = np.array([[value, 0.0] for value in told])
+    batch = Batch(np.zeros(len(told), np.int32), np.full(len(told), 1_700_000_000 * SECOND), values)
+    for at in range(0, len(told), size):
+        one.process(batch.take(slice(at, at + size)), 0, 0)
+    one.flush(0)
+    assert (one.counters["ok"], one.counters["duplicate"], one.counters["late"]) == (ok, duplicate, 0)
+    assert results(batch, whole(batch), lateness or msgspec.UNSET) == results(
+        batch, [slice(i, i + 1) for i in range(len(told))], lateness or msgspec.UNSET, restart=True
+    )
