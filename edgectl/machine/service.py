@@ -96,14 +96,19 @@ class Systemd(Service):
 
 
 _FIND = """\
-proven() { tr '\\0' '\\n' < "/proc/$1/cmdline" 2> /dev/null | grep -qxF -e "$yaml" -e "$script"; }
+proven() {
+    owner=$(sed -n 's/^Uid:[[:space:]]*\\([0-9]*\\).*/\\1/p' "/proc/$1/status" 2> /dev/null)
+    [ -n "$owner" ] && [ "$owner" = "$(id -u $user)" ] || return 1
+    tr '\\0' '\\n' < "/proc/$1/cmdline" 2> /dev/null | grep -qxF -e "$yaml" -e "$script"
+}
 pids() {
     cat "$data/service.pid" "$data/agent.lock" 2> /dev/null
     sed -n 's/.*"pid": *\\([0-9][0-9]*\\).*/\\1/p' "$data/api.json" 2> /dev/null
 }
 found() { for p in $(pids | sort -u); do proven "$p" && echo "$p"; done; }
 """
-"""A process is ours only if its command line names this very agent.yaml or script: a recycled pid is never killed."""
+"""A process is ours only if its command line names this very agent.yaml or script, so that a recycled pid is never
+killed, and if it is the agent's user's: who writes these pids must not make root kill somebody's editor."""
 
 _START = """\
 [ -z "$(found)" ] || exit 0
@@ -166,6 +171,7 @@ class Supervised(Service):
     def _run(self, script: str, *arguments: str, timeout_s: float = 60.0) -> Done:
         layout = self._layout
         given = {"yaml": layout.agent_yaml, "data": layout.data, "script": supervisor.script_file(layout)}
+        given["user"] = layout.user if layout.root else ""  # empty: who runs this
         names = "".join(f"{name}={words(value)}\n" for name, value in given.items())
         script = f"{names}set -- {words(*arguments)}\n{_FIND}{script}"
         return self._host.run(script, root=layout.root, timeout_s=timeout_s + 30)

@@ -219,3 +219,22 @@ def test_begun_by_root_it_runs_as_the_agents_user(shell: tuple[str, ...], withou
     finally:
         machine.clean()
         shutil.rmtree(folder)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize(("owner", "ours"), [("daemon", True), ("root", False), ("nobody", False)])
+def test_root_ends_no_process_of_another_user_whose_pid_the_agents_user_wrote_down(
+    owner: str, ours: bool, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    layout = Layout(config=str(tmp_path), data=str(data), home=str(tmp_path), user="daemon")
+    command = ["tail", "-f", "/dev/null", layout.agent_yaml]  # as of somebody who looks at it
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, user=owner, cwd="/", start_new_session=True) as process:
+        Path(supervisor.pid_file(layout)).write_text(f"{process.pid}\n")
+        service = Supervised(ThisHost(), layout)
+        seen = service.running()
+        service.stop()
+        ended = process.poll() is not None
+        process.kill()
+    assert (seen, ended) == (ours, ours)
