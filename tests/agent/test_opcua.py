@@ -17,8 +17,10 @@ from edgectl_agent import yamlfile
 from edgectl_agent.config import Config, OpcuaConfig
 from edgectl_agent.core.bundle import encode
 from edgectl_agent.core.errors import ConfigError
+from edgectl_agent.sources import opcua
 from edgectl_agent.sources.opcua import OpcuaSource
 from edgectl_agent.sources.opcua_rows import Reported, rows
+from edgectl_agent.uplink.pace import Pace
 
 from tests.support.agents import AgentProcess, stage
 from tests.support.bundles import make_bundle, make_release
@@ -30,10 +32,20 @@ STREAMS = {"press": {"vib": "ns=2;s=vib", "temp": "ns=2;s=temp"}}
 BAD = 0x8000_0000
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
     with Server() as running:
         yield running
+
+
+@pytest.fixture
+def server(shared: Server) -> Iterator[Server]:
+    """A server whose nodes hold what no test wrote: a start takes seconds, so there is one for all."""
+    if not shared.running:
+        shared.start()
+    yield shared
+    if shared.running:
+        shared.write(ts=time.time(), vib=0.0, temp=0.0, text="")
 
 
 class Reader:
@@ -90,7 +102,10 @@ def test_a_bad_status_and_a_text_are_missing_values_and_counted(server: Server) 
         ]
 
 
-def test_a_server_that_is_not_there_or_killed_is_said_and_read_again_when_it_comes() -> None:
+def test_a_server_that_is_not_there_or_killed_is_said_and_read_again_when_it_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(opcua, "_PACE", Pace(0.02))  # a twenty-fifth of the usual pauses
     server = Server()
     with closing(Reader(server.url)) as reader:
         reader.until(lambda: "Connect call failed" in reader.source.trouble)

@@ -63,7 +63,7 @@ def node(folder: Path, broker: Broker, topic: str, name: str = "n1", **more: Any
         "time": "ts",
         "channels": {"value": "v"},
         "live": False,
-        "session": "6s",
+        "session": "3s",
     }
     agent = AgentProcess(
         folder,
@@ -359,7 +359,7 @@ def test_gaps_between_offsets_mean_nothing_and_what_was_not_committed_is_not_rea
 def test_only_what_is_covered_is_committed(broker: Broker) -> None:
     broker.topic("slow")
     broker.send("slow", numbers(0, 100))
-    with Reader(broker.address, "slow") as reader:
+    with Reader(broker.address, "slow", session="1s") as reader:
         reader.until(lambda: len(reader.values) == 30, limit=1)
         position = reader.position
         assert position is not None

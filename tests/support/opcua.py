@@ -36,6 +36,10 @@ class Server:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._answer() == b"ready\n"
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def kill(self) -> None:
         """SIGKILL, if it runs."""
         if self._process is not None:
