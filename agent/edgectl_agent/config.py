@@ -23,7 +23,7 @@ from edgectl_agent.core.messages import Name, Severity
 from edgectl_agent.core.topics import filter_problem, level_of
 from edgectl_agent.core.units import duration_ns, size_bytes
 
-Format = Literal["jsonl", "csv"]
+Format = Literal["jsonl", "csv", "log"]
 Column = Annotated[str, msgspec.Meta(min_length=1)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 Address = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
@@ -35,6 +35,10 @@ _NODE_ID = re.compile(r"(?:ns=\d{1,5};)?(?:i=\d{1,10}|s=.+|g=[0-9A-Fa-f-]{36}|b=
 _SHARE = re.compile(r"[1-9]\d{0,4}%")
 
 SYSLOG_COLUMNS = ("time", "received", "host", "app", "pid", "msgid", "severity", "facility", "msg")
+
+LOG_COLUMNS = ("time", "arrival", "level", "message", "length", "lines", "replaced")
+"""Of an event: its time, that of reading it, its level, its message without its variable parts, bytes, lines, and how
+many characters of its first line were none."""
 
 HOST_CHANNELS = ("cpu", "memory", "disk_read", "disk_write", "net_rx", "net_tx", "load1")
 """What host-metrics measures: percent, percent, bytes/s (four times), and the run queue over one minute."""
@@ -69,11 +73,28 @@ class Fields(_Strict, frozen=True, kw_only=True):
     dead_letter: DeadLetter = DeadLetter()
 
 
+class LogLines(_Strict, frozen=True, kw_only=True):
+    """How lines of a log become events, and what is found in an event's first line."""
+
+    begins: str = ""
+    """A regular expression that the first line of an event begins with; default: no blank, and nothing that belongs to
+    a stack trace."""
+    pattern: str = ""
+    """One with named groups, which are columns; ``time``, ``level`` and ``message`` replace what is found without."""
+    max_lines: PositiveInt = 200
+    """Of an event; further ones are dropped."""
+    max_event: str = "64k"
+    wait: str = "2s"
+    """How long an event may be continued."""
+
+
 class Mapping(Fields, frozen=True, kw_only=True):
-    """A file of records."""
+    """A file of records, or a log."""
 
     path: str
     format: Format = "jsonl"
+    log: LogLines | msgspec.UnsetType = msgspec.UNSET
+    """Of ``format: log``. Unset, it is not written into the agent.yaml of agents that do not know it."""
 
 
 class TailConfig(Mapping, frozen=True, kw_only=True, tag_field="type", tag="tail"):
@@ -114,6 +135,8 @@ class StdinConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="stdi
     """Read standard input until it ends."""
 
     format: Format = "jsonl"
+    log: LogLines | msgspec.UnsetType = msgspec.UNSET
+    """Of ``format: log``."""
     live: bool = True
     """Event times are the present: a reading from the future is refused. ``false`` for simulated time."""
     buffer: str = "4M"
@@ -669,18 +692,62 @@ def _check_listen(key: str, listen: str, guarded: bool, needs: str) -> None:
         raise ConfigError(f"{key}.listen: {listen} is not loopback: expected {key}.{needs}")
 
 
+def log_of(source: Mapping | StdinConfig) -> LogLines:
+    """What is said about the lines of a log."""
+    return LogLines() if isinstance(source.log, msgspec.UnsetType) else source.log
+
+
+def check_log(source: Mapping | StdinConfig) -> None:
+    """That a log's patterns are such, and its columns are found by them. Raises `ConfigError`, which begins with the
+    key within the source."""
+    if source.format != "log":
+        if not isinstance(source.log, msgspec.UnsetType):
+            raise ConfigError(f"log: expected only with format: log, found format: {source.format}")
+        return
+    if isinstance(source, ReplayConfig):
+        raise ConfigError("format: expected jsonl or csv in a replay, found log: follow the file with type tail")
+    said, groups = log_of(source), set(LOG_COLUMNS)
+    for name in ("begins", "pattern"):
+        try:
+            groups |= set(re.compile(getattr(said, name)).groupindex)
+        except (re.error, RecursionError, OverflowError) as e:
+            raise ConfigError(f"log.{name}: {getattr(said, name)!r} is no regular expression: {e}") from None
+    for text, read, least, most, name in (
+        (said.max_event, size_bytes, "256", "1M", "max_event"),
+        (said.wait, duration_ns, "10ms", "1h", "wait"),
+    ):
+        try:
+            fits = read(least) <= read(text) <= read(most)
+        except ConfigError as e:
+            raise ConfigError(f"log.{name}: {e.message}") from e
+        if not fits:
+            raise ConfigError(f"log.{name}: expected from {least} to {most}, found {text!r}")
+    if source.time not in ("time", "arrival"):
+        raise ConfigError(f"time: expected time or arrival, found {source.time!r}")
+    stream = [] if source.stream.startswith("=") else [source.stream]
+    for column in [*stream, *source.channels.values(), *source.categories.values()]:
+        if column not in groups:
+            known = ", ".join(sorted(groups))
+            raise ConfigError(f"column: a log has no column {column!r}, expected one of {known}")
+
+
 def _check_columns(key: str, source: Fields) -> None:
     """Each column is one thing: a time is no channel, and a JSON path does not lead through a number."""
     if source.stream == "=":
         raise ConfigError(f"{key}.stream: '=' names no stream, expected a column or =name")
-    csv = isinstance(source, Mapping | KafkaConfig | MqttConfig | StdinConfig) and source.format == "csv"
+    if isinstance(source, Mapping | StdinConfig):
+        try:
+            check_log(source)
+        except ConfigError as e:
+            raise ConfigError(f"{key}.{e.message}") from e
+    flat = isinstance(source, Mapping | KafkaConfig | MqttConfig | StdinConfig) and source.format in ("csv", "log")
     if not source.channels and not source.categories:
         raise ConfigError(f"{key}: expected at least one of channels and categories, found none")
     columns = _wanted(source)
     for column in columns:
         if columns.count(column) > 1:
             raise ConfigError(f"{key}: column {column!r} is used twice")
-        longer = next((c for c in columns if not csv and c.startswith(f"{column}.")), None)
+        longer = next((c for c in columns if not flat and c.startswith(f"{column}.")), None)
         if longer:
             raise ConfigError(f"{key}: column {column!r} is also the path {longer!r}")
 

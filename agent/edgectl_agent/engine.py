@@ -17,7 +17,7 @@ import numpy as np
 
 from edgectl_agent.core import bundle as bundles
 from edgectl_agent.core.batch import Batch, Float32, Float64, Int32, Int64, StreamTable
-from edgectl_agent.core.categories import CodeTable
+from edgectl_agent.core.categories import code_table
 from edgectl_agent.core.detector import Detection, Detector
 from edgectl_agent.core.errors import AdmissionError
 from edgectl_agent.core.join import Membership
@@ -52,7 +52,7 @@ class Engine:
             self._channels = spec.join.columns or self._channels
             self._membership = Membership(spec.join)
         self._categories = self.detector.bundle.features.categories
-        self._code_table = CodeTable()
+        self._code_table = code_table(self.detector.bundle.features)
         self._latencies_us: deque[float] = deque(maxlen=_LATENCIES)
         self.fed_s = -math.inf
         """When it last got readings, by the monotonic clock."""

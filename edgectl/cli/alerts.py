@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,7 @@ from edgectl.cli.output import (
     printable,
     settings,
 )
-from edgectl.core.errors import NothingMatched, UsageError
+from edgectl.core.errors import ConfigError, NothingMatched, UsageError
 from edgectl.workspace import operator
 
 if TYPE_CHECKING:
@@ -130,6 +131,33 @@ def ack(
         store.rollouts.log(operator(), "alerts ack", " ".join(ids[:20]), now_ns)
     before = f", {len(ids) - done} were already" if done < len(ids) else ""
     note(f"acknowledged {done}{before}")
+
+
+@app.command()
+def score(
+    ctx: typer.Context,
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="CSV: start,end,stream,kind.")],
+    recipe: Annotated[str, typer.Option(help="Only alerts of this recipe.")] = "",
+    node: NodeOption = "",
+    slack: Annotated[str, typer.Option(help="How long after its end a fault may still be noticed.")] = "10m",
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Compare the stored alerts with labelled faults: precision, recall, false alerts per stream-day."""
+    from edgectl_agent.core.units import duration_ns
+
+    from edgectl.core.evaluation import judge_labels
+    from edgectl.measuring.scoring import Scored, render
+    from edgectl.periods import read_periods
+
+    workspace = settings(ctx).workspace
+    fleet, periods, slack_ns = wiring.inventory(workspace), read_periods(labels), duration_ns(slack)
+    with wiring.store(workspace, fleet) as store:
+        _known(node, fleet, store)
+        found = [r.alert for r in store.alerts.find(node=node) if recipe in ("", r.alert.recipe)]
+    outcome = judge_labels(periods, [(alert.stream, alert.onset_ns) for alert in found], slack_ns)
+    if not outcome.stream_days:
+        raise ConfigError(f"{labels}: expected rows of kind watched, which say when each stream was, found none")
+    emit_one(Scored.of(outcome, slack_ns), output, lambda _: render(outcome, slack_ns), name=lambda _: recipe)
 
 
 def _known(node: str, fleet: Inventory, store: Store) -> None:

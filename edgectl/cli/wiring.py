@@ -156,6 +156,8 @@ def ssh_reach(workspace: Workspace, fleet: Inventory, node: Node) -> Reach:
 
 def columns(workspace: Workspace) -> Callable[[str], Columns]:
     """Recipe → where its data has what the recipe needs. Raises as `edgectl.training.recipe.find`."""
+    import msgspec
+
     from edgectl.inventory.agent_config import Columns
     from edgectl.training.recipe import find
 
@@ -172,6 +174,7 @@ def columns(workspace: Workspace) -> Callable[[str], Columns]:
             channels=dict(zip(names, recipe.columns, strict=True)),
             categories=dict(zip(recipe.features.categories, recipe.category_columns, strict=True)),
             joined=bool(join),
+            log=None if recipe.log is None else msgspec.to_builtins(recipe.log),
         )
 
     return of

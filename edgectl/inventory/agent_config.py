@@ -58,6 +58,8 @@ class Columns:
     """Category → column."""
     joined: bool = False
     """Channels come from several streams, so a source need not have all of them."""
+    log: Mapping[str, Any] | None = None
+    """How lines of a log become readings, if the data is one."""
 
 
 Resolve = Callable[[str, str], str]
@@ -189,7 +191,11 @@ def _source(node: Node, name: str, source: SourceEntry, columns: Mapping[str, Co
     if isinstance(source, KafkaEntry | MqttEntry):
         return _placed(where, _plain(source), place) | _mapping(where, source, fed)
     path = place.resolve(where, source.path)
-    own = _plain(source) | {"path": path, "format": source.format or _format(where, source.path)}
+    logs = [needs.log for needs in fed.values() if needs.log is not None]
+    form = source.format or ("log" if logs else _format(where, source.path))
+    own = _plain(source) | {"path": path, "format": form}
+    if form == "log":
+        own.setdefault("log", logs[0] if logs else {})
     if place.here and isinstance(source, ReplayEntry) and not Path(path).exists():
         raise ConfigError(f"{where}: there is no file {path} to replay")
     return own | _mapping(where, source, fed)
@@ -256,6 +262,6 @@ def _format(where: str, path: str) -> str:
     found = known.get(Path(path).suffix.lower())
     if found is None:
         raise ConfigError(
-            f"{where}: cannot tell the format of {path!r} from its suffix", hint="say format: csv or jsonl"
+            f"{where}: cannot tell the format of {path!r} from its suffix", hint="say format: csv, jsonl or log"
         )
     return found

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from edgectl_agent.config import Address, ClientTls, Column, DeadLetter, Limits, LogAction, Sasl
+from edgectl_agent.config import Address, ClientTls, Column, DeadLetter, Limits, LogAction, LogLines, Sasl
 from edgectl_agent.config import Format as FileFormat
 from edgectl_agent.core.messages import Name
 
@@ -56,7 +56,9 @@ class RecordsEntry(FieldsEntry, frozen=True, kw_only=True):
 
     path: str
     format: FileFormat | None = None
-    """Default: by the suffix of `path`."""
+    """Default: by the recipe if it reads a log, else by the suffix of `path`."""
+    log: LogLines | None = None
+    """Of a log; default: the recipe's."""
 
 
 class TailEntry(RecordsEntry, frozen=True, kw_only=True, tag_field="type", tag="tail"):

@@ -37,6 +37,8 @@ class Names:
     channels: tuple[Channel, ...]
     categories: tuple[str, ...]
     zone: str
+    mined: tuple[str, ...] = ()
+    """Categories whose templates are mined."""
 
 
 def feature_groups(entries: tuple[FeatureEntry, ...], names: Names) -> tuple[Features, ...]:
@@ -210,6 +212,21 @@ def _new(key: str, entry: FeatureEntry, names: Names) -> Features:
     )
 
 
+def _templates(key: str, entry: FeatureEntry, names: Names) -> Features:
+    if not names.mined:
+        raise wrong(f"{key}.templates", "a category that says mine: true", "none")
+    top = 20 if entry.top is None else entry.top
+    if not 0 <= top <= 200:
+        raise wrong(f"{key}.top", "a number of templates from 0 to 200", str(top))
+    return bundle.TemplateFeatures(
+        categories=_of(f"{key}.of", "category", entry.of, names.mined),
+        window_ns=duration(f"{key}.templates", entry.templates),
+        panes=_panes(key, entry, 5),
+        top=top,
+        kinds=_kinds(key, entry, bundle.TemplateKind),
+    )
+
+
 @dataclass(frozen=True)
 class Form:
     """What an entry with some key becomes, and which keys may stand beside it."""
@@ -230,6 +247,7 @@ FORMS = {
     "distinct": Form(_distinct, ("of", "panes", "error")),
     "counts": Form(_counts, ("of", "panes", "values")),
     "new": Form(_new, ("of", "panes", "capacity", "share")),
+    "templates": Form(_templates, ("of", "panes", "top", "kinds")),
 }
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from edgectl_agent.core.batch import Float64
-from edgectl_agent.core.bundle import Adaptation, Bundle, Scaler, Variant, digest, encode
+from edgectl_agent.core.bundle import Bundle, Scaler, Variant, digest, encode
 from edgectl_agent.core.detector import standardise
 from edgectl_agent.core.features import STATUS, FeatureBuilder, Int8
 from edgectl_agent.core.join import unjoined
@@ -94,7 +94,8 @@ class _Run:
     """One training run; attributes are what later steps need."""
 
     def __init__(self, recipe: Recipe, table: Table, seed: int, progress: Progress) -> None:
-        self.recipe, self.table, self.seed, self.progress = recipe, table, seed, progress
+        self.recipe = recipe.with_templates(table.templates)
+        self.table, self.seed, self.progress = table, seed, progress
         self.interval_ns = recipe.every_ns or max(table.interval_ns, 1)
 
     def result(self, files: tuple[str, ...]) -> Trained:
@@ -165,7 +166,7 @@ class _Run:
             tail=fit_tail(scores, self.interval_ns, recipe.budget),
             budget=recipe.budget,
             rule=recipe.rule,
-            adaptation=Adaptation(),
+            adaptation=recipe.adaptation,
             onnx=onnx,
             golden_z=self.golden_z,
         )

@@ -20,20 +20,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from edgectl_agent import yamlfile
+from edgectl_agent.config import LogLines, TailConfig, check_log
 from edgectl_agent.core.bundle import (
     MAX_LATENESS_NS,
+    Adaptation,
     AlertRule,
     Budget,
     Channel,
     Estimator,
     Features,
     FeatureSpec,
+    Templates,
     Variant,
     span_ns,
 )
@@ -44,8 +47,9 @@ from edgectl.core.errors import ConfigError
 from edgectl.core.names import unknown
 from edgectl.training.feature_entries import Names, feature_groups
 from edgectl.training.joins import join_of
+from edgectl.training.mining import Mining
 from edgectl.training.recipe_checks import at, duration, once, wrong
-from edgectl.training.recipe_file import BudgetEntry, ChannelEntry, RecipeFile
+from edgectl.training.recipe_file import BudgetEntry, ChannelEntry, MineEntry, RecipeFile
 
 FILE = "recipe.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -69,6 +73,10 @@ class Recipe:
     """Where the data has each channel, in the order of ``features.channels``."""
     category_columns: tuple[str, ...] = ()
     """Where it has each category, in the order of ``features.categories``."""
+    mined: Mapping[str, Mining] = field(default_factory=dict)
+    """Categories whose templates training mines, and how."""
+    log: LogLines | None = None
+    """Data with the suffix ``.log``, and sources with the format, hold lines of a log that are read in this way."""
     features: FeatureSpec
     estimator: Estimator
     params: Mapping[str, int | float] = field(default_factory=dict)
@@ -79,9 +87,14 @@ class Recipe:
     clip: float | None = None
     budget: Budget
     rule: AlertRule
+    adaptation: Adaptation = field(default_factory=Adaptation)
     variants: tuple[Variant, ...] = ("fp32",)
     max_size: int | None = None
     max_p99_us: float | None = None
+
+    def with_templates(self, templates: tuple[Templates, ...]) -> Recipe:
+        """With what was mined of a history."""
+        return replace(self, features=msgspec.structs.replace(self.features, templates=templates or msgspec.UNSET))
 
     @property
     def longest_window_ns(self) -> int:
@@ -149,7 +162,9 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         raise wrong("channels", "at least one channel, or a category under 'categories'", "none")
     _refuse_shared_names(raw)
     channels = tuple(_channel(name, entry or ChannelEntry()) for name, entry in raw.channels.items())
-    features = feature_groups(raw.features, Names(channels, tuple(raw.categories), _zone(raw.time.zone)))
+    mined = _mined(raw)
+    names = Names(channels, tuple(raw.categories), _zone(raw.time.zone), tuple(mined))
+    features = feature_groups(raw.features, names)
     spec = FeatureSpec(
         channels=channels,
         features=features,
@@ -172,6 +187,8 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         zone=_zone(raw.time.zone),
         columns=tuple((entry or ChannelEntry()).column or name for name, entry in raw.channels.items()),
         category_columns=tuple(_category_column(raw, name) for name in spec.categories),
+        mined={name: how for name, how in mined.items() if name in spec.categories},
+        log=_log(raw),
         features=spec,
         estimator=estimator,
         params=params,
@@ -186,6 +203,7 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
             clear_after_ns=duration("alerts.clear_after", raw.alerts.clear_after, zero=True),
             runbook=raw.alerts.runbook,
         ),
+        adaptation=_adaptation(raw.alerts.adapt),
         variants=_variants(raw.ship.variants),
         max_size=at("ship.max_size", size_bytes, raw.ship.max_size) if raw.ship.max_size else None,
         max_p99_us=duration("ship.latency_p99", raw.ship.latency_p99) / 1e3 if raw.ship.latency_p99 else None,
@@ -224,6 +242,41 @@ def _category_column(raw: RecipeFile, name: str) -> str:
     return entry.column if entry and entry.column else name
 
 
+def _mined(raw: RecipeFile) -> dict[str, Mining]:
+    found = {}
+    for name, entry in raw.categories.items():
+        if entry is None or not entry.mine:
+            continue
+        how = MineEntry() if entry.mine is True else entry.mine
+        assert isinstance(how, MineEntry)
+        if not 0.1 <= how.similarity <= 1:
+            raise wrong(f"categories.{name}.mine.similarity", "a share from 0.1 to 1", f"{how.similarity:g}")
+        if not 1 <= how.most <= 10_000:
+            raise wrong(f"categories.{name}.mine.most", "a number from 1 to 10000", str(how.most))
+        found[name] = Mining(similarity=how.similarity, most=how.most)
+    return found
+
+
+def _log(raw: RecipeFile) -> LogLines | None:
+    """Raises `ConfigError` where a source with these columns would be refused."""
+    if raw.log is None:
+        return None
+    columns = {name: (entry or ChannelEntry()).column or name for name, entry in raw.channels.items()}
+    columns |= {name: _category_column(raw, name) for name in raw.categories}
+    check_log(log_config(raw.log, raw.stream or f"={raw.recipe}", raw.time.column, raw.time.zone, columns, {}))
+    return raw.log
+
+
+def log_config(
+    log: LogLines, stream: str, time: str, zone: str, channels: Mapping[str, str], categories: Mapping[str, str]
+) -> TailConfig:
+    """How a node would be told to read such a log."""
+    return TailConfig(
+        path="", format="log", log=log, stream=stream, time=time, zone=zone, channels=dict(channels),
+        categories=dict(categories),
+    )  # fmt: skip
+
+
 def _warm_up(raw: RecipeFile, features: tuple[Features, ...]) -> int:
     if raw.warm_up:
         return duration("warm_up", raw.warm_up, zero=True)
@@ -259,6 +312,13 @@ def _budget(entry: BudgetEntry) -> Budget:
     if critical > warning:
         raise wrong("alerts.budget.critical", f"at most the warning budget {entry.warning}", entry.critical)
     return Budget(warning_per_day=warning, critical_per_day=critical)
+
+
+def _adaptation(bounds: tuple[float, float]) -> Adaptation:
+    low, high = bounds
+    if not (0.1 <= low <= 1 <= high <= 10):
+        raise wrong("alerts.adapt", "[low, high] with 0.1 <= low <= 1 <= high <= 10", f"[{low:g}, {high:g}]")
+    return Adaptation(lowest=low, highest=high)
 
 
 def _clip(clip: float | None) -> float | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import msgspec
+from edgectl_agent.config import LogLines
 from edgectl_agent.core.bundle import Instant, Period, TimingKind, TumblingPart, Variant
 
 
@@ -32,11 +33,22 @@ class ChannelEntry(_Entry, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class MineEntry(_Entry, frozen=True, kw_only=True):
+    """How the templates of messages are mined."""
+
+    similarity: float = 0.6
+    """Share of words that messages of one template have in common at least."""
+    most: int = 500
+    """Templates that are kept."""
+
+
 class CategoryEntry(_Entry, frozen=True, kw_only=True):
     """One text, whole number or truth value per reading that names something."""
 
     column: str = ""
     """Where the data has it, if not under the category's own name."""
+    mine: bool | MineEntry = False
+    """Its values are messages; training mines their templates."""
 
 
 class SamplingEntry(_Entry, frozen=True, kw_only=True):
@@ -76,6 +88,8 @@ class FeatureEntry(_Entry, frozen=True, kw_only=True):
     distinct: str = ""
     counts: str = ""
     new: str = ""
+    templates: str = ""
+    top: int | None = None
     stats: tuple[str, ...] = ()
     part: tuple[TumblingPart, ...] = ()
     kinds: tuple[str, ...] = ()
@@ -115,6 +129,8 @@ class AlertsEntry(_Entry, frozen=True, kw_only=True):
     budget: BudgetEntry
     hold: str = "0s"
     clear_after: str = "10m"
+    adapt: tuple[float, float] = (0.5, 4.0)
+    """How far a node may move the threshold by what it sees, down and up, as multiples of the calibrated one."""
     runbook: str = ""
 
 
@@ -136,6 +152,8 @@ class RecipeFile(_Entry, frozen=True, kw_only=True):
     time: TimeEntry
     channels: dict[str, ChannelEntry | None] = {}
     categories: dict[str, CategoryEntry | None] = {}
+    log: LogLines | None = None
+    """The data is a log: how its lines become readings."""
     sampling: SamplingEntry = SamplingEntry()
     join: JoinEntry | None = None
     features: tuple[FeatureEntry, ...]

@@ -7,7 +7,7 @@ stream's time that goes back is refused, since on a node such a reading would be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,9 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 from edgectl_agent.core.batch import Batch, Float64, Int32, Int64, StreamTable
+from edgectl_agent.core.bundle import Templates
 from edgectl_agent.core.categories import CodeTable
+from edgectl_agent.core.templates import Matcher
 from edgectl_agent.core.units import SECOND_NS, iso
 from edgectl_agent.core.windows import Runs
 from numpy.typing import NDArray
@@ -25,7 +27,9 @@ from edgectl.core.names import closest
 from edgectl.training import cells, columns
 from edgectl.training.columns import Columns
 from edgectl.training.joins import joined
-from edgectl.training.recipe import Recipe
+from edgectl.training.logs import read_log
+from edgectl.training.mining import mine
+from edgectl.training.recipe import Recipe, log_config
 
 _QUARTER_NS = 900 * SECOND_NS
 """Every zone's offset has only ever changed at a multiple of this since 1972."""
@@ -42,6 +46,7 @@ class Table:
         event_time: shape (n,), ns since 1970 UTC.
         values: shape (n, c), NaN = missing.
         codes: shape (n, k), as ``Batch.codes``; None for a recipe without categories.
+        templates: what was mined of the categories that say so, from the readings that a model is fitted to.
     """
 
     streams: tuple[str, ...]
@@ -49,6 +54,7 @@ class Table:
     event_time: Int64
     values: Float64
     codes: Int32 | None = None
+    templates: tuple[Templates, ...] = ()
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -86,7 +92,10 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
     """
     wanted = [recipe.time_column, *([recipe.stream_column] if recipe.stream_column else [])]
     wanted += [*recipe.columns, *recipe.category_columns]
-    parts = [_part(columns.read(path, wanted), recipe) for path in paths]
+    parts = [
+        _log_part(path, recipe) if recipe.log and path.suffix == ".log" else _part(columns.read(path, wanted), recipe)
+        for path in paths
+    ]
     if not parts:
         raise ConfigError("expected at least one data file, found none")
     parts.sort(key=lambda p: int(p.time[0]))
@@ -99,7 +108,8 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
     values = np.concatenate([p.values for p in parts])[order]
     _refuse_empty_channels(recipe, values, paths)
     codes = np.concatenate([p.codes for p in parts])[order] if recipe.category_columns else None
-    return joined(Table(names.names, stream[order], time[order], values, codes), recipe.features)
+    templates = _mined(parts, order, recipe, codes)
+    return joined(Table(names.names, stream[order], time[order], values, codes, templates), recipe.features)
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,42 @@ class _Part:
     local: bool
     values: Float64
     codes: Int32
+    messages: Mapping[str, Sequence[str]]
+    """Of the categories of which templates are mined."""
+
+
+def _mined(parts: Sequence[_Part], order: Int64, recipe: Recipe, codes: Int32 | None) -> tuple[Templates, ...]:
+    """Mine the part that a model is fitted to, as far as the recipe says so, and put the templates into `codes`."""
+    found = []
+    for name, how in recipe.mined.items():
+        assert codes is not None
+        told = [message for part in parts for message in part.messages[name]]
+        messages = [told[i] for i in order.tolist()]
+        templates = mine(name, messages[: max(1, int(len(messages) * recipe.fit_share))], how)
+        table = CodeTable(matchers={0: Matcher(templates.texts)})
+        codes[:, recipe.features.categories.index(name)] = table.encode([messages], len(messages))[:, 0]
+        found.append(templates)
+    return tuple(found)
+
+
+def _log_part(path: Path, recipe: Recipe) -> _Part:
+    """A log, read as a node reads it."""
+    assert recipe.log is not None
+    names = [channel.name for channel in recipe.features.channels]
+    categories = dict(zip(recipe.features.categories, recipe.category_columns, strict=True))
+    config = log_config(recipe.log, recipe.stream_column or f"={recipe.name}", recipe.time_column, recipe.zone,
+                        dict(zip(names, recipe.columns, strict=True)), categories)  # fmt: skip
+    records = read_log(path, config)
+    if not len(records):
+        why = ", ".join(f"{count:,} {reason}" for reason, count in records.rejected.items())
+        raise ConfigError(f"{path}: found no event with a time in it{f' ({why})' if why else ''}")
+    table = StreamTable()
+    stream = np.array([table.intern(name) for name in records.streams], np.int32)
+    texts = dict(zip(categories, records.texts, strict=True))
+    codes = CodeTable().encode([texts[name] for name in recipe.features.categories], len(records))
+    source = Columns(path, 1, ("time",), {})
+    messages = {name: texts[name] for name in recipe.mined}
+    return _Part(source, table.names, stream, records.event_time, False, records.values, codes, messages)
 
 
 def _part(source: Columns, recipe: Recipe) -> _Part:
@@ -133,8 +179,11 @@ def _part(source: Columns, recipe: Recipe) -> _Part:
     for i, column in enumerate(recipe.columns):
         if column in source.found:
             values[:, i] = cells.numbers(source, column)
-    codes = CodeTable().encode([cells.categories(source, column) for column in recipe.category_columns], n)
-    return _Part(source, streams, stream, time, local, values, codes)
+    texts = {name: cells.categories(source, column)
+             for name, column in zip(recipe.features.categories, recipe.category_columns, strict=True)}  # fmt: skip
+    codes = CodeTable().encode([texts[name] for name in recipe.features.categories], n)
+    messages = {name: texts[name] for name in recipe.mined}
+    return _Part(source, streams, stream, time, local, values, codes, messages)
 
 
 def _streams(source: Columns, recipe: Recipe, n: int) -> tuple[tuple[str, ...], Int32]:

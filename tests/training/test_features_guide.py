@@ -40,9 +40,9 @@ def test_the_example_is_a_recipe(tmp_path: Path) -> None:
 def test_the_commented_recipe_loads_and_has_every_key(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(example.text(example.RECIPE), encoding="utf-8")
-    assert len(feature_names(load(path).features)) == 41
+    assert len(feature_names(load(path).features)) == 43
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert set(plain) == set(RecipeFile.__struct_fields__)
+    assert {*plain, "join", "log"} == set(RecipeFile.__struct_fields__)  # these two are shown in comments
     assert {key for entry in plain["features"] for key in entry} == set(FeatureEntry.__struct_fields__)
     assert set(plain["channels"]["amount"]) == set(ChannelEntry.__struct_fields__)
     assert {*plain["alerts"], *plain["ship"]} == {*AlertsEntry.__struct_fields__, *ShipEntry.__struct_fields__}
@@ -54,7 +54,7 @@ def test_every_kind_of_feature_is_in_the_guide() -> None:
 
 @pytest.mark.parametrize(("entry", "size"), COSTS)
 def test_state_costs_what_the_guide_says(tmp_path: Path, entry: str, size: str) -> None:
-    parts = "channels: {temp: {range: [0, 100]}}\ncategories: {shop: }\n"
+    parts = "channels: {temp: {range: [0, 100]}}\ncategories: {shop: , note: {mine: true}}\n"
     full = recipe(tmp_path, f"{parts}features: [{{of: temp, instant: [value]}}, {entry}]").features
     alone = FeatureSpec(channels=full.channels, features=full.features[:1], warm_up_ns=0)
     codes = 4 * len(full.categories)  # of the reading before, to know a duplicate

@@ -29,6 +29,7 @@ TumblingPart = Literal["closed", "running"]
 DecayedStat = Literal["mean", "std", "count", "sum", "rate", "residual", "z"]
 TimingKind = Literal["since_last", "rate"]
 SeasonalKind = Literal["residual", "z"]
+TemplateKind = Literal["count", "unseen", "rarity"]
 Variant = Literal["fp32", "fp16", "int8"]
 Estimator = Literal["pca", "isolation-forest", "autoencoder"]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
@@ -167,7 +168,19 @@ class NewFeatures(_Strict, frozen=True, kw_only=True, tag="new"):
     panes: Panes = 5
 
 
-CategoryFeatures = DistinctFeatures | CountFeatures | NewFeatures
+class TemplateFeatures(_Strict, frozen=True, kw_only=True, tag="template"):
+    """What a sliding window has of a category whose templates training mined: how often each of the `top` commonest
+    came, how many values training never saw, and how rare they are: the mean of -log2 of their share in training.
+    """
+
+    categories: tuple[str, ...]
+    window_ns: PositiveInt
+    panes: Panes = 5
+    top: Annotated[int, msgspec.Meta(ge=0, le=200)] = 0
+    kinds: tuple[TemplateKind, ...]
+
+
+CategoryFeatures = DistinctFeatures | CountFeatures | NewFeatures | TemplateFeatures
 Features = (
     WindowFeatures
     | InstantFeatures
@@ -181,6 +194,7 @@ Features = (
     | DistinctFeatures
     | CountFeatures
     | NewFeatures
+    | TemplateFeatures
 )
 
 
@@ -197,7 +211,7 @@ def span_ns(group: Features) -> int:
         return group.half_life_ns if "rate" in group.kinds else 0
     if isinstance(group, NewFeatures):
         return group.share_ns
-    if isinstance(group, WindowFeatures | QuantileFeatures | DistinctFeatures | CountFeatures):
+    if isinstance(group, WindowFeatures | QuantileFeatures | DistinctFeatures | CountFeatures | TemplateFeatures):
         return group.window_ns
     return 0
 
@@ -234,6 +248,20 @@ class Join(_Strict, frozen=True, kw_only=True):
             raise ValueError("a join holds a value for one to a thousand rows")
 
 
+class Templates(_Strict, frozen=True, kw_only=True):
+    """The templates of one category, the commonest first, with -log2 of each one's share in training."""
+
+    category: str
+    texts: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)]
+    bits: tuple[float, ...]
+    unseen_bits: float
+    """What a value counts as that training did not see."""
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.bits):
+            raise ValueError("templates and their rarities differ in number")
+
+
 class FeatureSpec(_Strict, frozen=True, kw_only=True):
     """Which features, in which order. Training and the node build the same columns from it, to the last bit."""
 
@@ -248,6 +276,8 @@ class FeatureSpec(_Strict, frozen=True, kw_only=True):
     encoded, so that bundles which were made before it keep their digests."""
     join: Join | msgspec.UnsetType = msgspec.UNSET
     """Unset = readings are scored as they are."""
+    templates: tuple[Templates, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of the categories whose templates training mined; not encoded where there are none."""
 
     def __post_init__(self) -> None:
         if isinstance(self.join, msgspec.UnsetType):
@@ -257,6 +287,11 @@ class FeatureSpec(_Strict, frozen=True, kw_only=True):
             raise ValueError("a join brings each channel once, and no categories")
         if self.join.columns and len(self.join.columns) != len(self.channels):
             raise ValueError("a join's columns are one for each channel")
+
+    def templates_of(self, category: str) -> Templates | None:
+        """None for a category whose values are what they are."""
+        known = () if isinstance(self.templates, msgspec.UnsetType) else self.templates
+        return next((one for one in known if one.category == category), None)
 
     @property
     def lateness(self) -> int:

@@ -8,16 +8,20 @@ share a code with a probability of 2⁻³¹: among a stream's 1,000 values, some
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from edgectl_agent.core.batch import Batch, Int32
+from edgectl_agent.core.bundle import FeatureSpec
+from edgectl_agent.core.templates import Matcher
 
 MISSING = -1
 MAX_KEPT = 50_000
 """Codes remembered so that they need not be hashed again: at most about 12 MB."""
 _MAX_KEPT_CHARS = 100
+MAX_KEPT_MESSAGES = 10_000
+"""Masked messages of which the template is remembered: at most about 10 MB."""
 
 
 def code(text: str) -> int:
@@ -40,8 +44,10 @@ class CodeTable(dict[str, int]):
         refills: how often it was full.
     """
 
-    def __init__(self, max_kept: int = MAX_KEPT) -> None:
+    def __init__(self, max_kept: int = MAX_KEPT, matchers: Mapping[int, Matcher] | None = None) -> None:
+        """`matchers`, by the column's place, for categories whose values are messages: the code is their template's."""
         super().__init__()
+        self._matched = {i: _Templates(matcher) for i, matcher in (matchers or {}).items()}
         self._max_kept = max_kept
         self.refills = 0
 
@@ -59,5 +65,26 @@ class CodeTable(dict[str, int]):
         codes = np.full((n, len(columns)), MISSING, np.int32)
         for i, texts in enumerate(columns):
             if texts is not None:
-                codes[:, i] = np.fromiter(map(self.__getitem__, texts), np.int32, n)
+                codes[:, i] = np.fromiter(map(self._matched.get(i, self).__getitem__, texts), np.int32, n)
         return codes
+
+
+class _Templates(dict[str, int]):
+    """A bounded memory of the codes of messages' templates."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        super().__init__()
+        self._matcher = matcher
+
+    def __missing__(self, text: str) -> int:
+        found = code(self._matcher.template(text))
+        if len(self) >= MAX_KEPT_MESSAGES:
+            self.clear()
+        self[text] = found
+        return found
+
+
+def code_table(spec: FeatureSpec) -> CodeTable:
+    """For the categories of `spec`."""
+    found = {i: spec.templates_of(category) for i, category in enumerate(spec.categories)}
+    return CodeTable(matchers={i: Matcher(one.texts) for i, one in found.items() if one})

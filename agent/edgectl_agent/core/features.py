@@ -91,7 +91,7 @@ class One:
 
 def feature_names(spec: FeatureSpec) -> tuple[str, ...]:
     """Column names in order: ``temp``, ``temp.diff``, ``temp.mean.5m``, ``day.sin``."""
-    return tuple(name for group in spec.features for name in group_names(group))
+    return tuple(name for group in spec.features for name in group_names(group, spec))
 
 
 class FeatureBuilder:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgectl_agent.config import Mapping
+from edgectl_agent.config import Mapping, log_of
 from edgectl_agent.core.batch import Int64
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.sources.decode import MAX_LINE_BYTES, CsvDecoder, Decoder, JsonDecoder
@@ -153,6 +153,10 @@ def open_decoder(mapping: Mapping, file: Content, path: Path) -> tuple[Decoder, 
     """
     if mapping.format == "jsonl":
         return JsonDecoder(mapping), 0
+    if mapping.format == "log":
+        from edgectl_agent.sources.log_lines import LogDecoder  # it reads lines by this module
+
+        return LogDecoder(mapping, log_of(mapping)), 0
     start = file.read(MAX_HEADER_BYTES)
     header, newline, _ = start.partition(b"\n")
     if newline:

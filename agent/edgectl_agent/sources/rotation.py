@@ -41,6 +41,7 @@ class Mark:
         head_bytes, head: how much of the beginning was looked at, at most `HEAD_BYTES`, and its digest.
         last_bytes, last: likewise, of the end of the last line taken.
         written_ns: when the file had last been written.
+        events: of a log: how many were taken, from all files.
     """
 
     device: int = 0
@@ -51,6 +52,7 @@ class Mark:
     last_bytes: int = 0
     last: str = ""
     written_ns: int = 0
+    events: int = 0
 
     @property
     def position(self) -> Position:

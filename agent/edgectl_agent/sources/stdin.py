@@ -11,12 +11,17 @@ import threading
 import time
 from collections.abc import Callable
 
-from edgectl_agent.config import StdinConfig
+import numpy as np
+
+from edgectl_agent.config import StdinConfig, log_of
+from edgectl_agent.core.units import duration_ns
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.decode import CsvDecoder, Decoder, JsonDecoder, no_records
 from edgectl_agent.sources.intake import IntakeSource
 from edgectl_agent.sources.interface import Chunk, Position, SourceError
 from edgectl_agent.sources.lines import LineReader
+from edgectl_agent.sources.log_events import Joiner
+from edgectl_agent.sources.log_lines import LogDecoder, joiner
 
 
 class _Pipe:
@@ -40,6 +45,12 @@ class StdinSource(IntakeSource[bytes]):
         self.live = config.live
         self._config, self._descriptor = config, descriptor
         self._decoder: Decoder | None = JsonDecoder(config) if config.format == "jsonl" else None
+        self._events: Joiner | None = None
+        if config.format == "log":
+            said = log_of(config)
+            self._decoder, self._events = LogDecoder(config, said, clock), joiner(said)
+            self._wait_s = duration_ns(said.wait) / 1e9
+        self._touched_s, self._sealed = time.monotonic(), False
         self._nothing = no_records(config)
         self._thread = threading.Thread(target=self._receive, name="stdin", daemon=True)
         self._failure = ""
@@ -53,11 +64,34 @@ class StdinSource(IntakeSource[bytes]):
             raise SourceError(self._failure)
         taken = self._intake.take(limit, timeout_s)
         lines = taken.records
+        if self._events is not None:
+            lines = self._joined(self._events, lines, taken.ended)
+            if self._events.dropped:
+                taken.rejected["continuation"] = taken.rejected.get("continuation", 0) + self._events.dropped
+                self._events.dropped = 0
         if lines and self._decoder is None:
             header, *lines = lines
             self._decoder = self._with_header(header)
         found = self._decoder.decode(lines) if self._decoder else self._nothing
         return found.chunk({}, self._clock(), taken.rejected, taken.ended)
+
+    @property
+    def pending(self) -> bool:
+        return super().pending or (self._events is not None and self._events.open)
+
+    def seal(self) -> None:
+        super().seal()
+        self._sealed = True
+
+    def _joined(self, events: Joiner, lines: list[bytes], ended: bool) -> list[bytes]:
+        """Events that are complete: by the next one, by the end, or because nothing followed for long enough."""
+        now_s = time.monotonic()
+        found, _ = events.push(lines, np.zeros(len(lines), np.int64))
+        if lines:
+            self._touched_s = now_s
+        if ended or (not lines and (self._sealed or now_s - self._touched_s >= self._wait_s)):
+            found += events.flush()[0]
+        return found
 
     def _with_header(self, header: bytes) -> Decoder:
         try:

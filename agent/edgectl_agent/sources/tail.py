@@ -17,11 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from edgectl_agent.config import TailConfig
+from edgectl_agent.config import TailConfig, log_of
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.decode import MAX_LINE_BYTES, Decoder, no_records
 from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
 from edgectl_agent.sources.lines import NO_LINES, LineReader, Lines, open_decoder
+from edgectl_agent.sources.log_events import EventReader
+from edgectl_agent.sources.log_lines import LogDecoder, event_reader
 from edgectl_agent.sources.rotation import (
     HEAD_BYTES,
     LAST_BYTES,
@@ -56,7 +58,7 @@ class TailSource(Source):
         self._packed: Unpacked | None = None
         """What the open file holds, if that is compressed."""
         self._decoder: Decoder | None = None
-        self._reader: LineReader | None = None
+        self._reader: LineReader | EventReader | None = None
         self._mark = Mark()
         self._start = 0
         """Offset at which the open file's reader begins."""
@@ -105,6 +107,8 @@ class TailSource(Source):
         rejected["file-gone"], self._gone = self._gone, 0
         if not self.waiting:
             taken = self._read(limit, rejected)
+        if isinstance(self._decoder, LogDecoder):
+            self._decoder.sequence = self._mark.events
         records = self._decoder.decode(taken.lines) if self._decoder else self._nothing
         if taken.lines:
             self._move(taken)
@@ -132,11 +136,17 @@ class TailSource(Source):
         taken = self._lines(limit, rejected)
         if not taken.lines and not taken.too_long and (after := self._after()) is not None:
             taken = self._lines(limit, rejected)  # what was written between the last look and the rotation
+            if not taken.lines and isinstance(self._reader, EventReader):
+                if not self._reader.exhausted:
+                    return taken
+                taken = self._reader.flush()
             unfinished = self._reader.unfinished and not after[1].offset
             if not taken.lines and not taken.too_long and self._begin(*after):
                 rejected["unterminated"] += unfinished
                 taken = self._lines(limit, rejected)
         rejected["too-long"] += taken.too_long
+        if isinstance(self._reader, EventReader):
+            rejected["continuation"] += self._reader.dropped
         return taken
 
     def _lines(self, limit: int, rejected: Counter[str]) -> Lines:
@@ -169,7 +179,13 @@ class TailSource(Source):
     def _move(self, taken: Lines) -> None:
         """Put the mark behind the last of these lines."""
         last = taken.lines[-1][-LAST_BYTES:]
-        self._mark = replace(self._mark, offset=int(taken.ends[-1]), last_bytes=len(last), last=digest(last))
+        self._mark = replace(
+            self._mark,
+            offset=int(taken.ends[-1]),
+            last_bytes=len(last),
+            last=digest(last),
+            events=self._mark.events + len(taken.lines),
+        )
 
     def _known(self, mark: Mark, seen: int) -> Mark:
         """`mark` with all by which the open file, of which so much was read, can be known again."""
@@ -194,10 +210,14 @@ class TailSource(Source):
                 self._gone += 1
                 warn("tail-file-gone", path=str(self._path), offset=self._mark.offset)
             found = following(self._mark, found)
-            self._mark = Mark(written_ns=self._mark.written_ns)
+            self._mark = Mark(written_ns=self._mark.written_ns, events=self._mark.events)
         elif not self._config.history:
             found = [one for one in found if one.current]
-        return bool(found) and self._begin(found[0], Mark())
+        return bool(found) and self._begin(found[0], self._fresh())
+
+    def _fresh(self) -> Mark:
+        """The beginning of another file."""
+        return Mark(events=self._mark.events)
 
     def _after(self) -> tuple[Generation, Mark] | None:
         """The file to read next, and from where; None while this one is not finished."""
@@ -216,7 +236,7 @@ class TailSource(Source):
             return None
         first = next((one for one in following(self._mark, generations(self._path)) if one.size), None)
         self._fruitless = () if first else looks
-        return (first, Mark()) if first else None
+        return (first, self._fresh()) if first else None
 
     def _after_truncation(self) -> tuple[Generation, Mark] | None:
         """The copy that has what this file lost, from the mark on; else what was written since."""
@@ -225,7 +245,7 @@ class TailSource(Source):
         if at is not None:
             return found[at], self._mark
         later = [one for one in found if one.current or one.written_ns > self._mark.written_ns]
-        return (later[0], Mark()) if later else None
+        return (later[0], self._fresh()) if later else None
 
     def _begin(self, one: Generation, mark: Mark) -> bool:
         """Open a file behind `mark`; False while it is not there or its CSV header is not complete."""
@@ -249,7 +269,8 @@ class TailSource(Source):
         self._raw, self._packed, self._decoder, self._start = raw, packed, found[0], start
         known = 0 if packed else min(LAST_BYTES, start)
         before = os.pread(raw.fileno(), known, start - known)
-        self._reader = LineReader(packed or raw, start, 0 if packed else LAST_BYTES, before)
+        lines = LineReader(packed or raw, start, 0 if packed else LAST_BYTES, before)
+        self._reader = event_reader(lines, log_of(self._config)) if self._config.format == "log" else lines
         self._mark = self._known(replace(mark, device=status.st_dev, inode=status.st_ino, offset=start), start)
         self._looked_ns, self._fruitless = 0, ()
         return True

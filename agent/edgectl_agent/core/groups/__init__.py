@@ -14,6 +14,7 @@ from edgectl_agent.core.groups.lags import Lags
 from edgectl_agent.core.groups.novelty import Novelty
 from edgectl_agent.core.groups.quantiles import Quantiles
 from edgectl_agent.core.groups.seasonal import Seasonal
+from edgectl_agent.core.groups.template_mix import TemplateMix
 from edgectl_agent.core.groups.timing import Timing
 from edgectl_agent.core.groups.tumbling import Tumbling
 
@@ -27,6 +28,7 @@ _KINDS: dict[type, Callable[[Any, bundle.FeatureSpec], Group]] = {
     bundle.DistinctFeatures: Distinct,
     bundle.CountFeatures: Counts,
     bundle.NewFeatures: Novelty,
+    bundle.TemplateFeatures: TemplateMix,
 }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from edgectl_agent.core import bundle
+from edgectl_agent.core.groups.template_mix import template_names
 from edgectl_agent.core.units import format_duration
 
 
-def group_names(group: bundle.Features) -> list[str]:
+def group_names(group: bundle.Features, spec: bundle.FeatureSpec) -> list[str]:
     """One name per column."""
     match group:
         case bundle.WindowFeatures(channels=channels, window_ns=window_ns, stats=stats):
@@ -39,6 +40,8 @@ def group_names(group: bundle.Features) -> list[str]:
         case bundle.NewFeatures(categories=categories, memory_ns=memory_ns, share_ns=share_ns):
             share = f".share.{format_duration(share_ns)}" if share_ns else ""
             return [f"{c}.new.{format_duration(memory_ns)}{share}" for c in categories]
+        case bundle.TemplateFeatures():
+            return template_names(group, spec)
 
 
 def _lagged(kind: bundle.Instant) -> str:

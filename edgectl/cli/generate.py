@@ -1,0 +1,45 @@
+"""`edgectl generate`: data with known faults, to try a recipe on before there is any of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgectl.cli.output import note, progress
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Write data of systems that never were, with labelled faults."""
+
+
+@app.command()
+def logs(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The log; it must not exist.")],
+    hours: Annotated[int, typer.Option(min=1, max=24 * 60, help="How long the log is.")] = 24,
+    after: Annotated[int, typer.Option(min=0, max=24 * 3660, help="Hours of the service's life before it.")] = 0,
+    hosts: Annotated[int, typer.Option(min=1, max=100, help="Hosts, each a stream.")] = 3,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Put faults in, and write down which and when (CSV).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another one is another service.")] = 1,
+) -> None:
+    """A web service's log: daily rhythm, stack traces, and with --labels faults of four kinds."""
+    from edgectl.generate import weblog
+    from edgectl.generate.writing import write_new
+
+    service = weblog.Service(seed=seed, hosts=tuple(f"web-{i}" for i in range(1, hosts + 1)))
+    faults = service.planned(after * 60, hours * 60) if labels is not None else ()
+    with progress(f"generate {out}", hours) as bar:
+        lines = service.hours(after, hours, faults, lambda: bar.advance(1))
+        count = write_new(out, lines)
+    if labels is not None:
+        from edgectl.periods import write_periods
+
+        write_periods(labels, service.labels(after * 60, hours * 60, faults))
+        note(f"{len(faults)} faults in {labels}")
+    note(f"{count:,} lines in {out}")
