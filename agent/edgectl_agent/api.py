@@ -26,6 +26,7 @@ from starlette.routing import Route
 from edgectl_agent.core.errors import EdgeError, StorageError, UsageError
 from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import UpdateResult
+from edgectl_agent.core.recordings import RecordingOrder
 from edgectl_agent.deposit import MAX_FILE_BYTES, Deposit
 from edgectl_agent.listener import body_parts, discard
 from edgectl_agent.runtime import Runtime
@@ -36,7 +37,7 @@ _MAX_WAIT_S = 60.0
 _MAX_PAGE = 1000
 _STATUS = {
     "usage": 400, "beyond-head": 409, "another-log": 409, "unauthorized": 401, "slow": 408, "oversized": 413,
-    "digest": 422,
+    "digest": 422, "no-such-recording": 404, "recorded": 409,
 }  # fmt: skip
 _UNREAD = (408, 413)
 
@@ -103,6 +104,10 @@ class Api:
             ("POST", "/v1/rollback", self._rollback, True),
             ("GET", "/v1/have", self._have, True),
             ("PUT", "/v1/spool/{name:path}", self._spool, True),
+            ("POST", "/v1/recordings", self._record, True),
+            ("GET", "/v1/recordings/{id}", self._recorded, True),
+            ("POST", "/v1/recordings/{id}/release", self._release_recorded, True),
+            ("DELETE", "/v1/recordings/{id}", self._end_recording, True),
         ]
         return [
             Route(path, self._guarded(handler, private and token), methods=[method])
@@ -184,6 +189,24 @@ class Api:
 
     async def _have(self, request: Request) -> Response:
         return _json(await asyncio.to_thread(self._runtime.have))
+
+    async def _record(self, request: Request) -> Response:
+        order = await _body(request, RecordingOrder)
+        return _json(await asyncio.to_thread(self._runtime.record, order))
+
+    async def _recorded(self, request: Request) -> Response:
+        after = _asked(request, "after", 0)
+        page = await asyncio.to_thread(self._runtime.recorder.page, request.path_params["id"], after)
+        return Response(msgspec.msgpack.encode(page), media_type="application/vnd.msgpack")
+
+    async def _release_recorded(self, request: Request) -> Response:
+        asked = await _body(request, _Release)
+        await asyncio.to_thread(self._runtime.recorder.release, request.path_params["id"], asked.through)
+        return _json({"released": asked.through})
+
+    async def _end_recording(self, request: Request) -> Response:
+        await asyncio.to_thread(self._runtime.end_recording, request.path_params["id"])
+        return _json({"ended": request.path_params["id"]})
 
     async def _spool(self, request: Request) -> Response:
         sha256 = _digest(request.headers.get("repr-digest", ""))

@@ -68,6 +68,10 @@ class Fields(_Strict, frozen=True, kw_only=True):
     """Numbers."""
     categories: dict[str, Column] = {}
     """Text, whole numbers or truth values that name something: a merchant, a country, a log level."""
+    units: dict[str, Column] = {}
+    """Channel → unit of its values: what `edgectl deploy` compares with the recipe's."""
+    unit_columns: dict[str, Column] = {}
+    """Channel → column in which each record says its unit: one that differs from `units` is refused."""
     zone: str = "UTC"
     """Of times without an offset."""
     dead_letter: DeadLetter = DeadLetter()
@@ -656,7 +660,8 @@ def _check_broker(key: str, source: KafkaConfig | MqttConfig) -> None:
 def _wanted(source: Fields) -> list[str]:
     """The columns that a record must have or may have."""
     stream = [] if _from_outside(source) else [source.stream]
-    return [source.time, *source.channels.values(), *source.categories.values(), *stream]
+    units = dict.fromkeys(source.unit_columns.values())  # one may say the unit of several channels
+    return [source.time, *source.channels.values(), *source.categories.values(), *units, *stream]
 
 
 def _from_outside(source: Fields) -> bool:
@@ -731,6 +736,19 @@ def check_log(source: Mapping | StdinConfig) -> None:
             raise ConfigError(f"column: a log has no column {column!r}, expected one of {known}")
 
 
+def _check_units(key: str, source: Fields) -> None:
+    for name, said, among in (
+        ("units", source.units, source.channels),
+        ("unit_columns", source.unit_columns, source.units),
+    ):
+        for channel in said:
+            if channel not in among:
+                expected = ", ".join(among) or "none"
+                raise ConfigError(f"{key}.{name}.{channel}: expected one of {expected}, found {channel!r}")
+    if source.unit_columns and (isinstance(source, SyslogConfig) or getattr(source, "format", "") == "log"):
+        raise ConfigError(f"{key}.unit_columns: expected none, log messages carry no units")
+
+
 def _check_columns(key: str, source: Fields) -> None:
     """Each column is one thing: a time is no channel, and a JSON path does not lead through a number."""
     if source.stream == "=":
@@ -743,6 +761,7 @@ def _check_columns(key: str, source: Fields) -> None:
     flat = isinstance(source, Mapping | KafkaConfig | MqttConfig | StdinConfig) and source.format in ("csv", "log")
     if not source.channels and not source.categories:
         raise ConfigError(f"{key}: expected at least one of channels and categories, found none")
+    _check_units(key, source)
     columns = _wanted(source)
     for column in columns:
         if columns.count(column) > 1:

@@ -38,6 +38,9 @@ class Feed:
         self.name = name
         self.channels = tuple(config.channels) if isinstance(config, Fields | OpcuaConfig) else HOST_CHANNELS
         self.categories = tuple(config.categories) if isinstance(config, Fields) else ()
+        self.units = dict(config.units) if isinstance(config, Fields) else {}
+        self.recipes: tuple[str, ...] = ()
+        """That it feeds."""
         self.replayable = source.replayable
         self.accepted = 0
         self.rejected: Counter[str] = Counter()
@@ -125,6 +128,9 @@ class Feed:
             rejected=dict(self.rejected),
             newest_event_ns=self.newest_ns,
             detail=self.detail,
+            channels={channel: self.units.get(channel, "") for channel in self.channels},
+            categories=self.categories,
+            recipes=self.recipes,
         )
 
     def close(self) -> None:

@@ -24,9 +24,10 @@ from edgectl_agent import __version__, actions, sources
 from edgectl_agent.changes import Changes
 from edgectl_agent.config import Config
 from edgectl_agent.core.clock import ClockWatch
-from edgectl_agent.core.errors import StorageError
+from edgectl_agent.core.errors import StorageError, UsageError
 from edgectl_agent.core.messages import Alert, Report, UpdateResult
 from edgectl_agent.core.pacing import gather_s
+from edgectl_agent.core.recordings import RecordingOrder, RecordingStatus
 from edgectl_agent.core.units import size_bytes
 from edgectl_agent.deadletters import DeadLetters
 from edgectl_agent.deposit import sweep
@@ -36,6 +37,7 @@ from edgectl_agent.ledger import Ledger
 from edgectl_agent.logs import warn
 from edgectl_agent.metrics import Metrics
 from edgectl_agent.outbox import Outbox
+from edgectl_agent.recording import Recorder
 from edgectl_agent.roster import Roster
 from edgectl_agent.slots import Slots
 from edgectl_agent.snapshots import SnapshotStore
@@ -87,6 +89,7 @@ class Runtime:
         )
         self.changes = Changes(self.updater, self._roster, self, clock)
         self._snapshots = SnapshotStore(folder / "snapshots")
+        self.recorder = Recorder(folder / "recordings", config.node, boot, clock)
         self._watch = ClockWatch()
         self._feeds = {
             name: Feed(name, s, sources.build(s, config.node, name), self._watch, _letters(config, name))
@@ -99,6 +102,8 @@ class Runtime:
         self._readers = {
             name: [recipe for recipe, names in config.models.items() if name in names] for name in self._feeds
         }
+        for name, feed in self._feeds.items():
+            feed.recipes = tuple(self._readers[name])
         self._health = Health(config, config_sha256, boot, monotonic())
         self.on_commit: Callable[[], None] = lambda: None
         """Called by the worker whenever the outbox acknowledged something."""
@@ -135,6 +140,7 @@ class Runtime:
         for name, feed in self._feeds.items():
             if name in state["sources"]:
                 feed.restore(state["sources"][name])
+        self.recorder.open(state.get("recordings", {}), self._feeds)
         self.settle(tuple(self._roster.restore(state["models"], self._clock())))
         self._snapshot_at_s = self._monotonic() + self._config.snapshot_ns / 1e9
         self.publish()
@@ -205,10 +211,13 @@ class Runtime:
         return brought
 
     def _may_read(self, name: str, feed: Feed) -> bool:
-        """Not without a model that reads it; not on, while alerts cannot be recorded and it can be read later."""
+        """Not without a model that reads it, or a recording before there is one; not on, while alerts cannot be
+        recorded and it can be read later."""
         if self._ledger.congested or (self._ledger.blocked and feed.replayable):
             return False
-        return any(self._roster.reads(recipe) for recipe in self._readers[name]) and not self._ahead(feed)
+        if any(self._roster.reads(recipe) for recipe in self._readers[name]):
+            return not self._ahead(feed)
+        return self.recorder.wants(name) and not any(recipe in self._roster.failed for recipe in self._readers[name])
 
     def _ahead(self, feed: Feed) -> bool:
         """Whether a model joins it with a source that has more to bring and is too far behind. What somebody pushes is
@@ -232,6 +241,7 @@ class Runtime:
         self._news |= chunk is not None or feed.state != state
         if chunk is not None:
             self._moved = True
+            self.recorder.take(name, chunk)
             self._process(chunk, feed, until)
         if was_behind and not feed.behind:
             self._go_on(joins)
@@ -312,11 +322,13 @@ class Runtime:
                     "clock": self._watch.snapshot(),
                     "sources": {name: feed.snapshot() for name, feed in self._feeds.items()},
                     "models": self._roster.snapshot(),
+                    "recordings": self.recorder.snapshot(),
                 }
             )
             self._moved, self._snapshot_failure = False, ""
             for feed in self._feeds.values():
                 feed.covered()
+            self.recorder.covered()
         except StorageError as e:
             if not self._snapshot_failure:
                 warn("snapshot-failed", message=str(e))
@@ -366,6 +378,18 @@ class Runtime:
     def update(self) -> UpdateResult:
         """What ``POST /v1/update`` does."""
         return self.changes.update()
+
+    def record(self, order: RecordingOrder) -> RecordingStatus:
+        """Begin to record a source beside its models. Raises `UsageError` and `StorageError` as `Recorder.start`."""
+        feed = self._feeds.get(order.source)
+        if feed is None:
+            known = ", ".join(self._feeds) or "none"
+            raise UsageError(f"{self._config.node} has no source {order.source!r}, known are: {known}")
+        return self.on_worker(lambda: self.recorder.start(order, feed))
+
+    def end_recording(self, id_: str) -> None:
+        """End a recording and delete what is left of it on this node. Raises `UsageError` if there is none."""
+        self.on_worker(lambda: self.recorder.remove(id_))
 
     def have(self) -> dict[str, Any]:
         """What an operator need not send again: undamaged bundles in the slots, and the newest trusted root; and

@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "init": ("edgectl.cli.init:init", "Make a workspace: fleet.yaml, keys, repository, store."),
     "demo": ("edgectl.cli.demo:app", "Run a small fleet on this machine, from training to rollback."),
     "generate": ("edgectl.cli.generate:app", "Write data with labelled faults to try recipes on."),
+    "data": ("edgectl.cli.data:app", "Record what nodes' sources deliver, to train on it."),
     "train": ("edgectl.cli.train:train", "Train a recipe on data and put the bundles into the registry."),
     "bench": ("edgectl.cli.bench:bench", "Measure this machine with a trained model."),
     "models": ("edgectl.cli.models:app", "List, show, sign and verify trained models."),

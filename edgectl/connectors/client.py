@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import AlertPage, Report, UpdateResult
+from edgectl_agent.core.recordings import RecordingOrder, RecordingPage, RecordingStatus
 
 from edgectl import __version__
 from edgectl.connectors.interface import Connector
@@ -75,6 +76,37 @@ class NodeClient:
     def rollback(self, recipe: str, epoch: int) -> UpdateResult:
         """Order the node to return to the bundle in its other slot; `epoch` is the one that it obeys now."""
         return self._order("/v1/rollback", msgspec.json.encode({"recipe": recipe, "epoch": epoch}), 60.0)
+
+    def record(self, order: RecordingOrder) -> RecordingStatus:
+        """Have the node record a source; one of that id goes on."""
+        try:
+            answer = self._connector.request("POST", "/v1/recordings", msgspec.json.encode(order))
+        except RemoteRefused as e:
+            if e.reason == "no-such-call":
+                hint = f"edgectl nodes upgrade {self.name}"
+                raise RemoteRefused(
+                    f"node {self.name}: its agent cannot record yet", status=404, reason="agent-version", hint=hint
+                ) from e
+            raise
+        return self._decode(answer, RecordingStatus)
+
+    def recorded(self, id_: str, after: int) -> RecordingPage:
+        """Blocks of a recording above `after`, some at a time."""
+        raw = self._connector.request("GET", f"/v1/recordings/{id_}?after={after}", timeout_s=3 * ANSWER_S)
+        try:
+            return msgspec.msgpack.decode(raw, type=RecordingPage)
+        except UNREADABLE as e:
+            raise RemoteRefused(
+                f"node {self.name}: its answer is not a RecordingPage: {e}", status=200, reason="protocol"
+            ) from e
+
+    def release_recorded(self, id_: str, through: int) -> None:
+        """The blocks up to `through` are stored durably here: the node may delete them."""
+        self._connector.request("POST", f"/v1/recordings/{id_}/release", msgspec.json.encode({"through": through}))
+
+    def end_recording(self, id_: str) -> None:
+        """End a recording; the node deletes what is left of it."""
+        self._connector.request("DELETE", f"/v1/recordings/{id_}")
 
     def close(self) -> None:
         self._connector.close()

@@ -46,6 +46,9 @@ class FieldsEntry(_Strict, frozen=True, kw_only=True):
     time: Column | None = None
     channels: dict[str, Column] = {}
     categories: dict[str, Column] = {}
+    units: dict[str, Column] = {}
+    """Channel → unit; only what the source is known to bring, so not from the recipe."""
+    unit_columns: dict[str, Column] = {}
     zone: str | None = None
     dead_letter: DeadLetter | None = None
     """How much is kept of records that are no readings."""

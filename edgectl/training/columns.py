@@ -7,8 +7,8 @@ the first reading is row 1.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,20 @@ from edgectl_agent.core.foreign import UNREADABLE
 
 from edgectl.core.errors import ConfigError
 
+RECORDING = b"edgectl.recording"
+"""Key of the metadata that a recording has."""
+
 
 @dataclass(frozen=True)
 class Columns:
     """Some columns of one file, in file order; `names` are all that the file has."""
 
-    path: Path
+    path: Path | str
     first_row: int
     names: tuple[str, ...]
     found: dict[str, pa.Array]
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Column → unit, where the file says one."""
 
     def __len__(self) -> int:
         return len(next(iter(self.found.values()))) if self.found else 0
@@ -38,8 +43,10 @@ class Columns:
         return f"{self.path} row {row + self.first_row}, column {column!r}"
 
 
-def read(path: Path, wanted: Sequence[str]) -> Columns:
+def read(path: Path, wanted: Sequence[str], recorded: Mapping[str, str] | None = None) -> Columns:
     """Those of the `wanted` columns that the file has.
+
+    A file of `edgectl data record` has them by the names that `recorded` says: wanted → recorded.
 
     Raises:
         ConfigError: no such file, no known ending, not readable as what its ending says.
@@ -52,7 +59,10 @@ def read(path: Path, wanted: Sequence[str]) -> Columns:
     try:
         if path.stat().st_size == 0:
             raise ConfigError(f"{path}: the file is empty")
-        return reader(path, tuple(dict.fromkeys(wanted)))
+        names = tuple(dict.fromkeys(wanted))
+        if reader is _read_parquet and recorded and is_recording(path):
+            return _renamed(_read_parquet(path, tuple(recorded.get(name, name) for name in names)), recorded)
+        return reader(path, names)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except UnicodeDecodeError as e:
@@ -106,7 +116,25 @@ def _read_parquet(path: Path, wanted: tuple[str, ...]) -> Columns:
         table = pa.parquet.read_table(path, columns=present)
     except pa.ArrowException as e:
         raise ConfigError(f"{path}: not a readable Parquet file: {_first_line(e)}") from e
-    return Columns(path, 1, names, {n: _flat(table.column(n)) for n in present})
+    units = {f.name: (f.metadata or {}).get(b"unit", b"").decode() for f in table.schema}
+    found = {n: _flat(table.column(n)) for n in present}
+    return Columns(path, 1, names, found, {name: unit for name, unit in units.items() if unit})
+
+
+def is_recording(path: Path) -> bool:
+    """Whether `edgectl data record` made it."""
+    try:
+        return RECORDING in (pa.parquet.read_schema(path).metadata or {})
+    except pa.ArrowException:
+        return False
+
+
+def _renamed(source: Columns, recorded: Mapping[str, str]) -> Columns:
+    """A recording's columns by the recipe's names."""
+    found = {wanted: source.found[name] for wanted, name in recorded.items() if name in source.found}
+    units = {wanted: source.units[name] for wanted, name in recorded.items() if name in source.units}
+    wanted_of = {name: wanted for wanted, name in recorded.items()}
+    return Columns(source.path, 1, tuple(wanted_of.get(name, name) for name in source.names), found, units)
 
 
 def _read_json_lines(path: Path, wanted: tuple[str, ...]) -> Columns:

@@ -33,6 +33,8 @@ from edgectl.training.recipe import Recipe, log_config
 
 _QUARTER_NS = 900 * SECOND_NS
 """Every zone's offset has only ever changed at a multiple of this since 1972."""
+RECORDED_TIME, RECORDED_STREAM = "time", "stream"
+"""The columns of a recording that are neither channel nor category."""
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -92,8 +94,11 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
     """
     wanted = [recipe.time_column, *([recipe.stream_column] if recipe.stream_column else [])]
     wanted += [*recipe.columns, *recipe.category_columns]
+    recorded = _recorded(recipe)
     parts = [
-        _log_part(path, recipe) if recipe.log and path.suffix == ".log" else _part(columns.read(path, wanted), recipe)
+        _log_part(path, recipe)
+        if recipe.log and path.suffix == ".log"
+        else _part(columns.read(path, wanted, recorded), recipe)
         for path in paths
     ]
     if not parts:
@@ -110,6 +115,25 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
     codes = np.concatenate([p.codes for p in parts])[order] if recipe.category_columns else None
     templates = _mined(parts, order, recipe, codes)
     return joined(Table(names.names, stream[order], time[order], values, codes, templates), recipe.features)
+
+
+def _recorded(recipe: Recipe) -> dict[str, str]:
+    """The recipe's columns → those of a recording, which calls channels and categories by their own names."""
+    names = (channel.name for channel in recipe.features.channels)
+    found = {recipe.time_column: RECORDED_TIME, **dict(zip(recipe.columns, names, strict=True))}
+    if recipe.stream_column:
+        found[recipe.stream_column] = RECORDED_STREAM
+    return found | dict(zip(recipe.category_columns, recipe.features.categories, strict=True))
+
+
+def _refuse_other_units(source: Columns, recipe: Recipe) -> None:
+    for column, channel in zip(recipe.columns, recipe.features.channels, strict=True):
+        unit = source.units.get(column, "")
+        if unit and channel.unit and unit != channel.unit:
+            raise ConfigError(
+                f"{source.path}: {column!r} is in {unit}, {recipe.name} expects {channel.unit}",
+                hint="convert it, or change the unit in the recipe",
+            )
 
 
 @dataclass(frozen=True)
@@ -170,6 +194,7 @@ def _part(source: Columns, recipe: Recipe) -> _Part:
             there = ", ".join(source.names) or "none"
             hint = closest(column, source.names) if source.names else None
             raise ConfigError(f"{source.path}: column {column!r} is missing, the file has {there}", hint=hint)
+    _refuse_other_units(source, recipe)
     n = len(source)
     if n == 0:
         raise ConfigError(f"{source.path}: the file has a header but no readings")

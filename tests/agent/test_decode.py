@@ -11,7 +11,7 @@ from datetime import UTC
 
 import numpy as np
 import pytest
-from edgectl_agent.config import Mapping
+from edgectl_agent.config import Mapping, TailConfig
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.core.units import epoch_ns, event_time_ns
 from edgectl_agent.sources.cells import Reasons, times
@@ -230,3 +230,18 @@ def test_what_a_time_means_does_not_depend_on_the_cells_beside_it(cells: list[in
         alone = Reasons()
         assert times([cell], UTC, alone)[0] == found[i] or why[i]
         assert why[i] == alone[0]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_record_in_another_unit_is_refused_and_one_that_says_none_is_taken(form: str) -> None:
+    mapping = TailConfig(
+        path="x", stream="=m", time="ts", channels={"t": "t"}, units={"t": "degC"}, unit_columns={"t": "u"}
+    )
+    if form == "jsonl":
+        decoder: Decoder = JsonDecoder(mapping)
+        lines = [b'{"ts":1,"t":20,"u":"degC"}', b'{"ts":2,"t":68,"u":"degF"}', b'{"ts":3,"t":21}']
+    else:
+        decoder, lines = CsvDecoder(mapping, b"ts,t,u", "x"), [b"1,20,degC", b"2,68,degF", b"3,21,"]
+    found = decoder.decode(lines)
+    assert (found.values[:, 0].tolist(), found.rejected) == ([20, 21], {"unit-mismatch": 1})
+    assert found.line.tolist() == [0, 2]

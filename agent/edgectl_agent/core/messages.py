@@ -218,6 +218,11 @@ class SourceStatus(_Message, frozen=True, kw_only=True):
     rejected: dict[str, int] = {}
     newest_event_ns: int = 0
     detail: str = ""
+    channels: dict[str, str] | None = None
+    """Channel → unit, ``""`` where agent.yaml says none; None from agents that do not tell."""
+    categories: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    """That it feeds."""
 
 
 class OutboxStatus(_Message, frozen=True, kw_only=True):

@@ -93,6 +93,15 @@ def texts(cells: Sequence[Any], why: Reasons) -> tuple[str, ...]:
     return found
 
 
+def refuse_other_units(found: Sequence[str], unit: str, why: Reasons) -> None:
+    """Notes in `why` which records say another unit than `unit`; one that says none has the source's."""
+    if set(found) <= {unit, ""}:
+        return
+    for i, one in enumerate(found):
+        if one not in (unit, ""):
+            why[i] = why[i] or "unit-mismatch"
+
+
 def text(cell: str | int | bool | None) -> str:
     """One value of a category as its text."""
     if cell is None:

@@ -2,7 +2,8 @@
 
 Each line is one record and is judged alone, so the result does not depend on how lines are grouped into calls. A record
 becomes a reading or is counted under one reason: ``unparsable``, ``columns`` (CSV cells ≠ header), ``bad-time``,
-``bad-stream``, ``not-a-number``, ``not-finite``, ``bad-category``. An absent, empty or null channel is a missing value
+``bad-stream``, ``not-a-number``, ``not-finite``, ``bad-category``, ``unit-mismatch`` (the record says another unit than
+`Fields.units`; one that says none has the source's). An absent, empty or null channel is a missing value
 (NaN), and such a category a missing one (``""``), not a reject. Law: readings + rejects + blank lines = lines.
 
 Of a key that is there twice the last value counts. A block is converted at once; only if something in it is wrong is it
@@ -28,7 +29,7 @@ import numpy as np
 from edgectl_agent.config import Fields
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
-from edgectl_agent.sources.cells import Reasons, Time, numbers, stream_name, texts, times
+from edgectl_agent.sources.cells import Reasons, Time, numbers, refuse_other_units, stream_name, texts, times
 from edgectl_agent.sources.interface import Chunk, Position, Sample
 from edgectl_agent.sources.repeated import RepeatedHours
 
@@ -131,6 +132,11 @@ def no_records(mapping: Fields) -> Records:
     return Records((), no_times, np.empty((0, len(mapping.channels))), no_times, {}, ((),) * len(mapping.categories))
 
 
+def unit_columns(mapping: Fields) -> tuple[str, ...]:
+    """The columns in which records say their units, each once."""
+    return tuple(dict.fromkeys(mapping.unit_columns.values()))
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Records as the format's reader left them, one entry per line that parsed."""
@@ -139,7 +145,7 @@ class Columns:
     time: Sequence[Time]
     stream: Sequence[str | int] | None
     values: Sequence[Sequence[Any]]
-    """Of the channels, then of the categories."""
+    """Of the channels, then of the categories, then of `unit_columns`."""
 
 
 class _StreamNames(dict[str | int, str]):
@@ -166,7 +172,9 @@ class Decoder(ABC):
     """Turns lines of one format into `Records`, by a mapping of columns."""
 
     def __init__(self, mapping: Fields) -> None:
-        self._width = len(mapping.channels)
+        self._width, self._texts = len(mapping.channels), len(mapping.channels) + len(mapping.categories)
+        places = {column: i for i, column in enumerate(unit_columns(mapping))}
+        self._units = [(places[column], mapping.units[ch]) for ch, column in mapping.unit_columns.items()]
         self._constant = mapping.stream[1:] if mapping.stream.startswith("=") else None
         self._nothing = no_records(mapping)
         self._names = _StreamNames()
@@ -185,7 +193,9 @@ class Decoder(ABC):
         values = np.empty((n, self._width))
         for c, cells in enumerate(columns.values[: self._width]):
             values[:, c] = self._numbers(cells, why)
-        found = tuple(texts(cells, why) for cells in columns.values[self._width :])
+        found = tuple(texts(cells, why) for cells in columns.values[self._width : self._texts])
+        for place, unit in self._units:
+            refuse_other_units(texts(columns.values[self._texts + place], why), unit, why)
         streams = self._streams(columns.stream, n, why)
         again = None if self._repeated is None else self._repeated.again(columns.time, event_time)
         line = np.asarray(columns.line, np.int64)
@@ -231,6 +241,7 @@ class JsonDecoder(Decoder):
             leaves[mapping.stream] = (str | int, "bad-stream")
         leaves |= dict.fromkeys(mapping.channels.values(), (_Number, "not-a-number"))
         leaves |= dict.fromkeys(mapping.categories.values(), (_Category, "bad-category"))
+        leaves |= dict.fromkeys(unit_columns(mapping), (_Category, "unit-mismatch"))
         self._why = {path: reason for path, (_, reason) in leaves.items()}
         names: dict[str, str] = {}
         row = _row_type({path: kind for path, (kind, _) in leaves.items()}, names)
@@ -289,7 +300,7 @@ class CsvDecoder(Decoder):
             raise SourceError(f"{name}: the first line is not a CSV header: {e}") from e
         position = {column.strip(): i for i, column in reversed(list(enumerate(found)))}
         wanted = [mapping.time, *([] if self._constant is not None else [mapping.stream])]
-        wanted += [*mapping.channels.values(), *mapping.categories.values()]
+        wanted += [*mapping.channels.values(), *mapping.categories.values(), *unit_columns(mapping)]
         for column in wanted:
             if column not in position:
                 raise SourceError(f"{name}: column {column!r} is missing, the header has: {', '.join(found)}")

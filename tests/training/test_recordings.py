@@ -1,0 +1,93 @@
+"""A recording is read by the recipe's own names, and refused where its units are others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgectl_agent.core.recordings import Block, Delivered, RecordingStatus
+
+from edgectl.core.errors import ConfigError
+from edgectl.history.parts import Gap, Parts, Progress, Summary, summary, table
+from edgectl.history.record import ended_with, merged
+from edgectl.training.recipe import load
+from edgectl.training.tables import read
+
+RECIPE = """\
+recipe: press
+stream: machine
+time: {column: ts}
+channels: {vib: {column: v.rms, unit: mm/s}, temp: {}}
+categories: {shop: {column: to.shop}}
+features: [{of: vib, instant: [value]}, {of: shop, counts: 5m, values: [x]}]
+model: {type: pca}
+alerts: {budget: {warning: 1/day, critical: 1/30d}}
+"""
+
+
+def status(unit: str = "mm/s") -> RecordingStatus:
+    return RecordingStatus(
+        id="r", node="n1", source="s", started_ns=0, until_ns=10, channels=("vib", "temp"), units={"vib": unit},
+        categories=("shop",),
+    )  # fmt: skip
+
+
+def block(seq: int, first: int, boot: str = "a") -> Block:
+    values = np.array([[1.5, np.nan], [2.5, 20.0]])
+    chunk = Delivered(("m1", "m2"), np.array([seq, seq + 1]).tobytes(), values.tobytes(), (("x", ""),))
+    return Block(seq, first, 2, boot, 10 * seq, 10 * seq + 5, (chunk,))
+
+
+def recording(folder: Path, unit: str = "mm/s") -> Path:
+    parts = Parts(folder / "s.parquet")
+    parts.folder.mkdir()
+    reached = Progress()
+    for one in (block(1, 0), block(2, 2)):
+        reached = merged(reached, one, replayable=True)
+        parts.add(table([one], status(unit)), reached)
+    assert (parts.progress(), reached.gaps) == (reached, ())
+    found = Summary(node="n1", source="s", started_ns=0, ended_ns=9, readings=4, channels={"vib": unit, "temp": ""})
+    parts.join(status(unit), found)
+    assert summary(parts.file) == found
+    return parts.file
+
+
+def test_channels_categories_time_and_stream_are_found_by_the_recipes_columns(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    found = read([recording(tmp_path)], load(tmp_path / "recipe.yaml"))
+    assert (found.streams, found.event_time.tolist()) == (("m1", "m2"), [1, 2, 2, 3])
+    np.testing.assert_array_equal(found.values[:2], [[1.5, np.nan], [2.5, 20.0]])
+    assert found.codes is not None
+    assert found.codes[0, 0] == found.codes[2, 0] != found.codes[1, 0]
+
+
+def test_another_unit_than_the_recipes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    with pytest.raises(ConfigError, match=r"'v.rms' is in inch/s, press expects mm/s → convert it"):
+        read([recording(tmp_path, "inch/s")], load(tmp_path / "recipe.yaml"))
+
+
+def test_a_missing_block_is_a_gap_with_its_readings_and_times() -> None:
+    one = merged(Progress(), block(1, 0), replayable=True)
+    two = merged(one, block(4, 7), replayable=True)
+    (gap,) = two.gaps
+    assert (gap.after_ns, gap.before_ns, gap.readings, two.taken, two.readings) == (15, 40, 5, 9, 4)
+
+
+def test_a_restart_is_a_gap_of_unknown_size_only_where_the_source_cannot_be_asked_again() -> None:
+    one = merged(Progress(), block(1, 0), replayable=False)
+    assert merged(one, block(2, 2, "b"), replayable=True).gaps == ()
+    (gap,) = merged(one, block(2, 2, "b"), replayable=False).gaps
+    assert (gap.readings, gap.after_ns, gap.before_ns) == (None, 15, 20)
+
+
+def test_readings_that_never_came_are_a_gap_at_the_end() -> None:
+    one = merged(Progress(), block(1, 0), replayable=True)
+    ended = RecordingStatus(
+        id="r", node="n", source="s", started_ns=0, until_ns=9, channels=(), head=2, readings=5, state="ended"
+    )
+    assert [(gap.readings, gap.after_ns) for gap in ended_with(one, ended).gaps] == [(3, 15)]
+    assert ended_with(merged(one, block(2, 2), replayable=True), ended).gaps[0] == Gap(
+        after_ns=25, before_ns=0, readings=1, why=ended_with(one, ended).gaps[0].why
+    )
