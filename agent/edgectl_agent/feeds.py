@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from edgectl_agent.config import HOST_CHANNELS, Fields, Mapping, OpcuaConfig, SourceConfig
+from edgectl_agent.core.batch import Int64
 from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.core.messages import SourceStatus
@@ -49,6 +50,7 @@ class Feed:
         self.detail = "no model reads it yet"
         self.behind = True
         """Whether it may have more to read at once: it brought something when it was asked last, or never was."""
+        self._times: Int64 = np.zeros(1, np.int64)
         self._source = source
         self._watch = watch or ClockWatch()
         self._letters = letters
@@ -91,6 +93,13 @@ class Feed:
     @property
     def source(self) -> Source:
         return self._source
+
+    @property
+    def reached_ns(self) -> int:
+        """Event time that it has been read up to: the median of what came last, since one clock may be wrong; 0 before
+        anything came."""
+        middle = len(self._times) // 2
+        return int(np.partition(self._times, middle)[middle])
 
     @property
     def pending(self) -> bool:
@@ -146,7 +155,7 @@ class Feed:
             if self._letters is not None:
                 self._letters.add(chunk)
         if len(chunk):
-            self.newest_ns = max(self.newest_ns, int(np.max(chunk.event_time)))
+            self.newest_ns, self._times = max(self.newest_ns, int(np.max(chunk.event_time))), chunk.event_time
         if chunk.ended:
             self.state, self.detail = "ended", ""
         elif self._source.trouble:

@@ -224,14 +224,14 @@ class Runtime:
         not held up."""
         for recipe in self._readers[feed.name] if feed.replayable else ():
             patience_ns = self._roster.patience_ns(recipe)
-            if patience_ns is not None and feed.newest_ns - patience_ns > (self._until_ns(recipe) or feed.newest_ns):
+            if patience_ns is not None and feed.reached_ns - patience_ns > (self._until_ns(recipe) or feed.reached_ns):
                 return True
         return False
 
     def _until_ns(self, recipe: str) -> int | None:
         """Up to which event time the recipe's sources have been read; None if none of them may have more."""
         feeds = (self._feeds[name] for name in self._config.models[recipe])
-        return min((feed.newest_ns for feed in feeds if feed.behind), default=None)
+        return min((feed.reached_ns for feed in feeds if feed.behind), default=None)
 
     def _read(self, name: str, feed: Feed, now_s: float) -> int:
         state, was_behind = feed.state, feed.behind

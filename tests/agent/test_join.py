@@ -268,6 +268,19 @@ def test_a_key_that_is_forgotten_begins_anew_and_shared_members_stay() -> None:
     assert found.values.tolist() == [[4.0, pytest.approx(math.nan, nan_ok=True), 3.0]]
 
 
+def test_a_shared_member_that_told_a_wrong_time_holds_no_key_to_it_once_that_is_forgotten() -> None:
+    batch, table = joined(spec(lateness=0), readings((0, 10, 1.0), (4, 10**6, 3.0), (0, 20, 2.0)), RAW)
+    one = Joiner(spec(lateness=0))
+    assert one.push(batch, np.arange(3)).late == 1
+    shared = table.find("line-*")
+    assert shared is not None
+    one.forget(np.array([shared]))
+    later = readings((0, 30, 3.0), (4, 31, 1.0), (2, 31, 1.0), (0, 31, 1.0))
+    released = one.push(joined(spec(lateness=0), later, RAW)[0], np.arange(4))
+    assert released.late == 0
+    assert released.batch.event_time.tolist() == [30 * SECOND]
+
+
 def test_streams_that_no_member_names_belong_to_no_join() -> None:
     join = spec().join
     assert not isinstance(join, msgspec.UnsetType)

@@ -198,6 +198,8 @@ class Joiner:
     def forget(self, streams: NDArray[Any]) -> int:
         """From now on these stream indices have never been seen. Returns how many of their readings were held."""
         self._stream.forget(streams)
+        if self._of_all in streams:  # they told a wrong time, which is no key's frontier any more
+            self._stream["given"][:] = _NEVER
         gone = np.isin(self._held.stream, streams)
         self._held = self._held.take(~gone)
         return int(gone.sum())
