@@ -95,6 +95,11 @@ class Feed:
         return self._source
 
     @property
+    def polled_s(self) -> float:
+        """When it was last asked, on the monotonic clock."""
+        return self._now_s
+
+    @property
     def reached_ns(self) -> int:
         """Event time that it has been read up to: the median of what came last, since one clock may be wrong; 0 before
         anything came."""

@@ -53,6 +53,8 @@ _PUBLISH_S, _PUBLISH_IDLE_S = 0.2, 1.0
 """Between two reports, with and without something new."""
 _LOOK_S = 0.2
 """Between two looks at sources that tell when something arrives, for what else they have to say."""
+_LONGEST_WAIT_S = 10.0
+"""Between two looks at a source while another catches up with it."""
 _RETRY_S = 1.0
 """Between two tries to write to a disk that refuses."""
 
@@ -221,8 +223,10 @@ class Runtime:
 
     def _ahead(self, feed: Feed) -> bool:
         """Whether a model joins it with a source that has more to bring and is too far behind. What somebody pushes is
-        not held up."""
-        for recipe in self._readers[feed.name] if feed.replayable else ():
+        not held up, nor is anything for long: the other's clocks may be wrong."""
+        if not feed.replayable or self._monotonic() - feed.polled_s > _LONGEST_WAIT_S:
+            return False
+        for recipe in self._readers[feed.name]:
             patience_ns = self._roster.patience_ns(recipe)
             if patience_ns is not None and feed.reached_ns - patience_ns > (self._until_ns(recipe) or feed.reached_ns):
                 return True
