@@ -91,7 +91,13 @@ def found(kinds: tuple[faults.Found, ...]) -> tuple[report.FaultNumbers, ...]:
 def remarks(recipe: Recipe, table: Table, strength: float) -> tuple[str, ...]:
     """What an operator should look at before signing."""
     said = []
-    found = table.interval_ns
+    join, found = recipe.features.join, table.interval_ns
+    if join:
+        waits = report.about(join.idle_ns + recipe.features.lateness)
+        members = ", ".join(member.streams for member in join.members)
+        said.append(
+            f"the readings are rows joined from {members}; a node waits for the slowest of these, up to {waits}"
+        )
     if recipe.every_ns and found and not recipe.every_ns / 2 <= found <= recipe.every_ns * 2:
         said.append(
             f"the data has a reading every {report.about(found)}, the recipe says {format_duration(recipe.every_ns)}: "

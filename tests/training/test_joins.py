@@ -130,6 +130,9 @@ def test_a_node_scores_the_very_rows_that_training_held_out(tmp_path: Path) -> N
     held = trained.held
     assert len(live) == len(table)
     assert np.array_equal(live[held.rows], held.scores, equal_nan=True)
+    assert trained.report.remarks[0] == (
+        "the readings are rows joined from press, oven; a node waits for the slowest of these, up to 30s"
+    )
     assert engine.detector.counters["not_joined"] == 900
     assert engine.detector.counters["late"] == 0
 
