@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
+import traceback
 from collections import Counter
 from dataclasses import replace
 from typing import Any, Literal
@@ -23,6 +25,7 @@ from edgectl_agent.sources.interface import Chunk, Position, Source
 from edgectl_agent.sources.repeated import Passes
 
 _RETRY_S = 5.0
+"""At most; less a random half, so that what failed for several at a time is not tried by them at a time."""
 _AHEAD_NS = 600 * SECOND_NS
 """How far a live reading's event time may be ahead of this node's clock."""
 
@@ -54,6 +57,7 @@ class Feed:
         self._source = source
         self._watch = watch or ClockWatch()
         self._letters = letters
+        self._rng = random.Random()
         self._now_s = 0.0
         self._position: Position | None = None
         self._stored: Position | None = None
@@ -78,17 +82,23 @@ class Feed:
                     self._source.covered(self._stored)
             chunk = self._source.poll(limit, 0.0)
         except SourceError as e:
-            if self.detail != str(e):
-                warn("source-failed", source=self.name, message=str(e))
-            self.state, self.detail = "failed", str(e)
-            self._next_try_s = now_s + _RETRY_S
-            self.close()
+            self._fail(str(e), "")
+            return None
+        except Exception as e:  # a bug of ours or of a library: this source alone shall suffer from it
+            self._fail(f"{type(e).__name__}: {e}: a bug of the agent; its log has the place", traceback.format_exc())
             return None
         if len(chunk):
             time = self._passes.settle(chunk.streams, chunk.event_time, chunk.again)
             chunk = replace(chunk, event_time=time, again=None) if chunk.again is not None else chunk
         self._note(chunk)
         return chunk if len(chunk) or chunk.rejected or chunk.ended else None
+
+    def _fail(self, why: str, exception: str) -> None:
+        if self.detail != why:
+            warn("source-failed", source=self.name, message=why, **({"exception": exception} if exception else {}))
+        self.state, self.detail = "failed", why
+        self._next_try_s = self._now_s + _RETRY_S * (1 - self._rng.random() / 2)
+        self.close()
 
     @property
     def source(self) -> Source:

@@ -65,6 +65,32 @@ def test_a_failed_feed_is_tried_again_after_a_while_where_it_stopped(tmp_path: P
     assert (len(chunk), late.state, late.accepted) == (2, "running", 2)
 
 
+def test_failed_feeds_are_not_all_tried_again_at_the_same_moment(tmp_path: Path) -> None:
+    feeds = [replaying(tmp_path / "later") for _ in range(20)]
+    for one in feeds:
+        one.poll(10, 0.0)
+    write(tmp_path / "later", 2)
+    back = [next(t / 10 for t in range(60) if one.poll(10, t / 10) is not None) for one in feeds]
+
+    assert 2.5 <= min(back) < max(back) <= 5.0
+
+
+def test_a_bug_in_one_source_is_told_with_its_place_and_is_no_end_of_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = replaying(write(tmp_path / "a", 5))
+    with monkeypatch.context() as patch:
+        patch.setattr(one.source, "poll", lambda *_: 1 // 0)
+        assert one.poll(10, 0.0) is None
+    assert one.state == "failed"
+    assert one.detail.startswith("ZeroDivisionError: ")
+    assert "in <lambda>" in caplog.records[-1].fields["exception"]  # type: ignore[attr-defined]
+
+    chunk = one.poll(10, 6.0)
+    assert chunk is not None
+    assert (len(chunk), one.state) == (5, "running")
+
+
 def test_a_source_is_told_that_what_a_snapshot_holds_is_covered_and_nothing_beyond_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
