@@ -130,6 +130,12 @@ class _Patient(H11Protocol):
         elif self._timer is None:
             self._arm()
 
+    def handle_events(self) -> None:
+        try:
+            super().handle_events()
+        except h11.LocalProtocolError:  # uvicorn answers 400 to noise behind a request that ends the connection
+            self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)

@@ -120,3 +120,18 @@ def test_beyond_the_limit_of_connections_requests_are_refused_and_the_first_ones
     with connect(port) as again:
         again.sendall(request + b"hello")
         assert again.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("noise", [b"zz\r\n\r\n", b"\x00\xff\r\n\r\nGET"])
+def test_noise_in_a_body_that_was_answered_already_ends_the_connection_without_a_traceback(
+    port: int, noise: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(port) as side:
+        side.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        first = side.recv(1000)
+        side.sendall(noise)
+        rest = answer(side)
+
+    assert first.startswith(b"HTTP/1.1 404")
+    assert b"HTTP/1.1 500" not in rest
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
