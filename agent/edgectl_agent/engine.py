@@ -285,7 +285,8 @@ class Trial:
             self._copy_windows()
         try:
             self._shadow.process(batch, accepted_ns, now_ns, horizon_ns)
-            self._shadow.flush(now_ns)  # of a copy: nobody waits here for readings that may come earlier
+            if not self._shadow.bundle.features.join:
+                self._shadow.flush(now_ns)  # of a copy: nobody waits here for readings that may come earlier
         except AdmissionError as e:
             self.failure = str(e)
         if self._shadow.counters["not_finite"]:

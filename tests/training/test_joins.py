@@ -12,7 +12,7 @@ import pytest
 from edgectl_agent.core.batch import StreamTable
 from edgectl_agent.core.bundle import Join, JoinMember
 from edgectl_agent.core.units import SECOND_NS
-from edgectl_agent.engine import Engine
+from edgectl_agent.engine import Engine, Trial
 from edgectl_agent.sources.interface import Chunk
 
 from edgectl.core.errors import ConfigError
@@ -135,6 +135,27 @@ def test_a_node_scores_the_very_rows_that_training_held_out(tmp_path: Path) -> N
     )
     assert engine.detector.counters["not_joined"] == 900
     assert engine.detector.counters["late"] == 0
+
+
+def test_a_model_on_trial_sees_joined_rows_and_one_that_takes_over_goes_on_with_what_waits(tmp_path: Path) -> None:
+    data = history(tmp_path / "data.csv")
+    raw = train(joining(tmp_path), read([data], joining(tmp_path))).built[0].raw
+    streams = StreamTable()
+    running, candidate = (Engine.load(raw, v, "n1", streams, 100, lambda seconds: None) for v in ("1", "2"))
+    trial = Trial(candidate, running)
+    for part, name in ((slice(0, 300), "press"), (slice(0, 40), "oven"), (slice(40, 60), "oven")):
+        source = chunk(data, name)
+        some = Chunk(source.streams[part], source.event_time[part], source.values[part], {}, 0)
+        for batch in running.batches(some, ("value",)):
+            trial.observe(batch, 0, 0, None)
+            running.process(batch, 0, 0, None)
+    assert (trial.scored, trial.failure) == (True, "")
+    held = running.detector.held
+    assert held > 0
+    assert candidate.inherits(running)
+    assert candidate.succeed(running)
+    assert candidate.detector.held == held
+    assert len(candidate.flush(0).scores) + running.inferences >= held
 
 
 def test_training_names_a_member_whose_stream_the_data_lacks(tmp_path: Path) -> None:
