@@ -15,6 +15,7 @@ import msgspec
 from edgectl_agent.core.units import DAY_NS
 from rich.console import Console
 
+from edgectl.demo import logs
 from edgectl.demo.broken import add_damaged_copy
 from edgectl.demo.feed import Order, Settings
 from edgectl.demo.fleet import DemoFolder
@@ -63,6 +64,7 @@ class Demo:
         self._stop_a_broken_model()
         self._roll_back()
         self._look()
+        logs.play(self.shell)
         return summary
 
     def _prepare(self) -> subprocess.Popen[bytes]:

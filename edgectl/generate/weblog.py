@@ -95,6 +95,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
             yield from self.lines(hour * 60, 60, faults)
             tick()
 
+    @staticmethod
+    def time_of(event: str) -> int:
+        """ns, of one that `lines` gave."""
+        return event_time_ns(event.split(" ", 1)[0])
+
     def _at(self, minute: int) -> int:
         return self.start_ns + minute * MINUTE_NS
 
