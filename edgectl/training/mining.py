@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgectl_agent.core.bundle import Templates
-from edgectl_agent.core.templates import PARAMETER, UNSEEN, Matcher
+from edgectl_agent.core.templates import PARAMETER, UNSEEN, Matcher, masked_one
 
 from edgectl.core.errors import ConfigError
 
@@ -27,14 +27,14 @@ class Mining:
 
 
 def mine(category: str, messages: Iterable[str], how: Mining) -> Templates:
-    """The templates of masked messages, the commonest first. Raises `ConfigError` if there are no messages."""
+    """The templates of messages, masked or not, the commonest first. Raises `ConfigError` if there are no messages."""
     try:
         from drain3.drain import Drain
     except ImportError:
         raise ConfigError(
             "mining templates of a log needs drain3, which is not installed", hint="pip install 'edgectl[logs]'"
         ) from None
-    counts = Counter(filter(None, messages))
+    counts = Counter(map(masked_one, filter(None, messages)))
     if not counts:
         raise ConfigError(f"category {category!r} has no message, so there are no templates to mine")
     drain = Drain(sim_th=how.similarity, max_clusters=how.most, param_str=PARAMETER)

@@ -41,6 +41,10 @@ def test_the_most_specific_template_wins_and_the_rest_is_unseen_by_its_first_wor
     assert matcher.template("  ") == ""
 
 
+def test_messages_of_sources_that_mask_nothing_match_too() -> None:
+    assert Matcher(["job <*> took <*>ms"]).template("job 17 took\n35ms") == "job <*> took <*>ms"
+
+
 words = st.lists(st.sampled_from(["a", "b", "c", PARAMETER]), min_size=1, max_size=4)
 
 

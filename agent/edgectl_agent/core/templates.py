@@ -41,6 +41,11 @@ def masked(messages: Sequence[str]) -> list[str]:
     return [text[:MAX_CHARS] for text in _MASK.sub(PARAMETER, "\n".join(messages)).split("\n")]
 
 
+def masked_one(message: str) -> str:
+    """One message, which may have line feeds."""
+    return masked([message.replace("\n", " ")])[0]
+
+
 def unseen(words: Sequence[str]) -> str:
     """The name of a message's kind that fits no template."""
     return " ".join((UNSEEN, str(len(words)), *words[:_LEAF_WORDS]))
@@ -60,8 +65,8 @@ class Matcher:
             kept.sort(key=lambda words: words.count(PARAMETER))
 
     def template(self, text: str) -> str:
-        """The template of a masked message, or the name of its kind if there is none; ``""`` of an empty one."""
-        words = text.split()
+        """The template of a message, masked or not; the name of its kind if there is none; ``""`` of an empty one."""
+        words = masked_one(text).split()
         if not words:
             return ""
         if (plain := " ".join(words)) in self._exact:
