@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import kafka, lab, mosquitto, postgresql, sshd
+from tests.support import kafka, lab, mosquitto, postgresql, prometheus, sshd
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +47,7 @@ MISSING: dict[str, Callable[[], str | None]] = {
     "logrotate": lambda: None if shutil.which("logrotate", path="/usr/sbin:/usr/bin:/sbin") else "needs logrotate",
     "mosquitto": mosquitto.missing,
     "postgresql": postgresql.missing,
+    "prometheus": prometheus.missing,
     "root": lambda: None if os.geteuid() == 0 else "needs root (mounts a small tmpfs)",
     "sshd": sshd.missing,
     "system-python": lambda: None if _system_python() else "needs /usr/bin/python3 of the version that runs the tests",

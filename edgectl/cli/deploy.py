@@ -12,6 +12,10 @@ from edgectl.cli.output import Format, FormatOption, Settings, YesOption, note, 
 from edgectl.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from edgectl_agent.core.messages import Report
+
     from edgectl.core.rollout import Plan
     from edgectl.delivery.deploy import Request
     from edgectl.inventory.types import Inventory
@@ -30,6 +34,9 @@ def deploy(
     limit: rolling.LimitOption = "",
     exclude: rolling.ExcludeOption = None,
     variant: Annotated[str, typer.Option(help="fp32, fp16 or int8, if the release ships it (default: fp32).")] = "",
+    skip_unfit: Annotated[
+        bool, typer.Option("--skip-unfit", help="Leave out nodes that lack a channel or have another unit.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")] = False,
     resume: Annotated[str, typer.Option(help="Go on with a rollout (r-3) that was interrupted or fell short.")] = "",
     forks: rolling.ForksOption = 8,
@@ -62,7 +69,9 @@ def deploy(
             recipe=recipe, version=version, variant=variant, phases=specification(canary, phases),
             timeout_s=timeout, selection=select, reason=reason,
         )  # fmt: skip
-        plan = _plan(request, chosen, fleet, store, repository, (select, limit, exclude or ()), forks, dry_run)
+        plan = _plan(
+            request, chosen, fleet, store, repository, (select, limit, exclude or ()), forks, dry_run, skip_unfit
+        )
         if isinstance(plan, str):
             record, runner = pick_up(plan, tools)
             return rolling.finish(record, runner.resume(), output)
@@ -86,6 +95,7 @@ def _plan(
     whom: tuple[str, str, list[str] | tuple[()]],
     forks: int,
     dry_run: bool,
+    skip_unfit: bool,
 ) -> Plan | str | None:
     """The plan; if there is nothing to do, which is said on stderr, the rollout that only lacks its end, or None."""
     import time
@@ -109,7 +119,16 @@ def _plan(
     check_epochs(reports, current)
     check_pending(store.nodes.all(), current)
     by_hand = {node.name for node in fleet.nodes if node.via == "usb"}
-    plan = delivery.plan(request, release, nodes, reports, repository=repository, store=store, by_hand=by_hand)
+
+    def planned(nodes: Collection[str]) -> Plan | None:
+        return delivery.plan(
+            request, release, tuple(nodes), reports, repository=repository, store=store, by_hand=by_hand
+        )
+
+    plan = planned(nodes)
+    if plan is not None and (left := _fit(plan, reports, fleet, repository, skip_unfit)) != plan.nodes:
+        nodes = tuple(name for name in nodes if name in left or name not in plan.nodes)
+        plan = planned(nodes)
     if plan is None:
         ref = delivery.choose(release, request.variant)
         open_ = "" if dry_run else delivery.unproven(
@@ -121,3 +140,35 @@ def _plan(
     if len(plan.nodes) < len(nodes):
         chosen.detail(f"{len(nodes) - len(plan.nodes)} of {len(nodes)} nodes run it already")
     return plan
+
+
+def _fit(
+    plan: Plan, reports: Mapping[str, Report], fleet: Inventory, repository: Repository, skip: bool
+) -> tuple[str, ...]:
+    """The plan's nodes that bring what the release needs; the others are named on stderr.
+
+    Raises `ConfigError` if there are others and they are not to be left out, or none is left.
+    """
+    from edgectl_agent.core.bundle import decode
+
+    from edgectl.core.errors import ConfigError
+    from edgectl.core.fitness import Needs, unfit
+
+    needs = Needs.of(decode(repository.bundle(plan.targets[0].sha256)).features)
+    found = unfit(plan.nodes, plan.recipe, needs, reports)
+    for one in found[:20]:
+        verb = "restart" if fleet.node(one.node).via == "local" else "configure"
+        how = f"edgectl nodes {verb} {one.node}" if one.lacks else "convert it there, or correct `units` of its source"
+        note(f"{one.node}: {one.why} → {how}")
+    if len(found) > 20:
+        note(f"and {len(found) - 20} more")
+    out = {one.node for one in found}
+    left = tuple(name for name in plan.nodes if name not in out)
+    if found and (not skip or not left):
+        raise ConfigError(
+            f"{len(found)} of {len(plan.nodes)} nodes do not bring what {plan.recipe} {plan.version} needs; nothing was"
+            " changed",
+            hint="mend them" + (", or leave them out with --skip-unfit" if left else ""),
+            reason="unfit",
+        )
+    return left

@@ -22,9 +22,12 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe's name (in models/ or packaged), or its path.")
     ],
-    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Further data files.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="FILE", help="Further data files.")] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="CSV, Parquet or JSON Lines; several are one history.")
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="CSV, Parquet or JSON Lines, or prom+http://HOST?query=…; several are one history."
+        ),
     ] = None,
     version: Annotated[str | None, typer.Option(help="Version of the release (default: the next minor).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of the recipe's.")] = None,
@@ -70,13 +73,17 @@ def train(
         note(f"already there as {name} {entry.release.version}: {said}")
 
 
-def _run(recipe: Recipe, files: list[Path], sort: bool, seed: int | None, check: Callable[[], None]) -> Trained:
+def _run(recipe: Recipe, files: list[str], sort: bool, seed: int | None, check: Callable[[], None]) -> Trained:
     """Read and train, with a bar on the terminal that names each stage."""
+    import time
+
     from edgectl.training.pipeline import train as run
+    from edgectl.training.prometheus import fetch, is_url, parse
     from edgectl.training.tables import read
 
     with progress(f"read {len(files)} file{'' if len(files) == 1 else 's'}", 100) as bar:
-        table = read(files, recipe, sort)
+        fetched = [fetch(parse(url, time.time_ns()), recipe) for url in files if is_url(url)]
+        table = read([Path(file) for file in files if not is_url(file)], recipe, sort, fetched)
         stage, shown = "", 0.0
 
         def tell(name: str, done: int, total: int) -> None:

@@ -79,7 +79,7 @@ class Table:
         return Batch(self.stream, self.event_time, self.values, self.codes).take(rows)
 
 
-def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
+def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False, fetched: Sequence[Columns] = ()) -> Table:
     """Read and check a history; streams that the recipe joins are joined.
 
     Args:
@@ -87,6 +87,7 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
         recipe: names the columns.
         sort: order each stream's readings by time instead of refusing a time that goes back by more than the recipe's
             lateness.
+        fetched: what came from elsewhere, under the recipe's own column names.
 
     Raises:
         ConfigError: a missing file or column, an empty file, a cell that is no number or time, a time that goes back,
@@ -101,6 +102,7 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
         else _part(columns.read(path, wanted, recorded), recipe)
         for path in paths
     ]
+    parts += [_part(source, recipe) for source in fetched]
     if not parts:
         raise ConfigError("expected at least one data file, found none")
     parts.sort(key=lambda p: int(p.time[0]))
@@ -111,7 +113,7 @@ def read(paths: Sequence[Path], recipe: Recipe, sort: bool = False) -> Table:
         _refuse_backwards(parts, names.names, stream, time, recipe.features.lateness)
     order = np.argsort(time, kind="stable")
     values = np.concatenate([p.values for p in parts])[order]
-    _refuse_empty_channels(recipe, values, paths)
+    _refuse_empty_channels(recipe, values, [*paths, *(source.path for source in fetched)])
     codes = np.concatenate([p.codes for p in parts])[order] if recipe.category_columns else None
     templates = _mined(parts, order, recipe, codes)
     return joined(Table(names.names, stream[order], time[order], values, codes, templates), recipe.features)
@@ -245,7 +247,7 @@ def _refuse_backwards(
     )
 
 
-def _refuse_empty_channels(recipe: Recipe, values: Float64, paths: Sequence[Path]) -> None:
+def _refuse_empty_channels(recipe: Recipe, values: Float64, paths: Sequence[Path | str]) -> None:
     """Nothing can be learned from a channel without values, or from constants alone."""
     where = ", ".join(map(str, paths))
     some = ~np.isnan(values)

@@ -15,7 +15,8 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgectl_agent.core.bundle import digest, encode
+import msgspec
+from edgectl_agent.core.bundle import Bundle, digest, encode
 from edgectl_agent.core.messages import Release, Report
 
 from edgectl.cli import wiring
@@ -73,9 +74,9 @@ class Plant:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(do, self.names))
 
-    def release(self, version: str, seed: int, kind: str = "ok") -> Release:
-        """Sign one release; it permits the return to every earlier one."""
-        raw = encode(make_bundle(seed, "press", kind))
+    def release(self, version: str, seed: int, kind: str = "ok", unit: str = "") -> Release:
+        """Sign one release, which needs its channel in `unit`; it permits the return to every earlier one."""
+        raw = encode(_in(unit, make_bundle(seed, "press", kind)))
         older = self.repository.releases()
         fallbacks = tuple(ref.sha256 for release in older for ref in release.variants)
         release = make_release("press", version, len(older) + 1, raw, fallbacks=fallbacks)
@@ -116,3 +117,9 @@ def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within {within_s} s"
         time.sleep(0.02)
+
+
+def _in(unit: str, bundle: Bundle) -> Bundle:
+    (channel,) = bundle.features.channels
+    features = msgspec.structs.replace(bundle.features, channels=(msgspec.structs.replace(channel, unit=unit),))
+    return msgspec.structs.replace(bundle, features=features)

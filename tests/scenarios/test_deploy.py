@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.scenarios.fleets import Plant, until
 
@@ -244,3 +245,26 @@ def test_a_damaged_store_is_one_sentence(plant: Plant) -> None:
     (plant.folder / ".edgectl" / "state.db").write_bytes(b"not a database" * 1000)
     for verb in (("status",), ("audit",), ("collect",), ("alerts", "list")):
         plant.shell.fails(75, *verb, says="is damaged")
+
+
+def test_nodes_in_another_unit_are_named_before_anything_is_sent_and_can_be_left_out(tmp_path: Path) -> None:
+    plant = Plant(tmp_path, ("pi-1", "pi-2"))
+    try:
+        fleet = yaml.safe_load((tmp_path / "fleet.yaml").read_text())
+        for node in fleet["nodes"]:
+            node["sources"]["s"]["units"] = {"value": "mm/s" if node["name"] == "pi-1" else "inch/s"}
+        (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(fleet))
+        for name in plant.names:
+            plant.stop(name)
+            plant.shell.ok("nodes", "start", name)
+        plant.release("1.0.0", seed=1, unit="mm/s")
+        for options in (["--yes"], ["--dry-run"]):
+            refused = plant.shell.run("deploy", "press", *options)
+            assert refused.returncode == 3
+            assert "pi-2: source s has value in inch/s, not mm/s → convert it there" in refused.stderr
+            assert "1 of 2 nodes do not bring what press 1.0.0 needs; nothing was changed" in refused.stderr
+        assert plant.versions() == {}
+        plant.shell.ok("deploy", "press", "--skip-unfit", "--yes")
+        assert plant.versions() == {"pi-1": "1.0.0"}
+    finally:
+        plant.close()
