@@ -131,3 +131,14 @@ def test_a_year_that_a_line_does_not_tell_is_the_newest_that_is_not_ahead() -> N
     at = LogTimes(UTC).find("Mar 15 11:00:00 x", NOW)
     assert at is not None
     assert datetime.fromtimestamp(at[0] / 1e9, UTC).year == 2026
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    ["9999-12-31 23:59:59", "0001-01-01T00:00:00Z", "9999999999", "9999999999999", "[31/Dec/9999:23:59:59 +0000]"],
+)
+def test_a_time_that_no_event_can_have_is_counted_and_the_line_behind_is_read(stamp: str) -> None:
+    found = decoder(LogLines(), "=log").decode([f"{stamp} up".encode(), b"2026-03-14T09:12:00Z up"])
+
+    assert found.rejected == {"bad-time": 1}
+    assert len(found) == 1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from edgectl_agent.core.categories import CodeTable, code
 from edgectl_agent.core.templates import MAX_CHARS, PARAMETER, Matcher, masked, unseen
@@ -65,3 +67,16 @@ def test_a_code_is_that_of_the_template_whatever_was_asked_before(
     table = CodeTable(matchers={0: matcher})
     texts = [" ".join(one) for one in asked]
     assert table.encode([texts], len(texts))[:, 0].tolist() == [code(matcher.template(text)) for text in texts]
+
+
+@pytest.mark.parametrize("unit", [":", "a:", "/a", "/a.", "/", "0x", "1."])
+def test_a_message_of_nothing_but_separators_takes_time_in_proportion_to_its_length(unit: str) -> None:
+    def cost_s(size: int) -> float:
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            masked([unit * (size // len(unit))])
+            times.append(time.process_time() - began)
+        return min(times)
+
+    assert cost_s(64_000) < 64 * cost_s(4000) + 0.05  # 16 times as long; the square of it would be 256

@@ -16,7 +16,7 @@ import yaml
 from edgectl_agent import yamlfile
 from edgectl_agent.checked import decode_checked, encode_checked
 from edgectl_agent.config import Config
-from edgectl_agent.core import airgap, bundle, listing, onnx_graph, segment
+from edgectl_agent.core import airgap, bundle, listing, onnx_graph, recordings, segment
 from edgectl_agent.core.arrays import unpack_array
 from edgectl_agent.core.desired import Floor, Verdict
 from edgectl_agent.core.errors import EdgeError, StorageError, TrustError
@@ -246,6 +246,18 @@ def airgap_tail(body: bytes) -> bytes:
     return msgspec.json.encode(airgap.Tail(records=count, sha256=hashlib.sha256(body).hexdigest())) + b"\n"
 
 
+def _recordings() -> Target:
+    one = recordings.Delivered(streams=("m",), event_time=bytes(8), values=bytes(8), texts=())
+    block = recordings.Block(seq=1, first=0, count=1, boot="b", begin_ns=1, end_ns=2, chunks=(one,))
+    raw = msgspec.msgpack.encode(block)
+
+    def run(data: bytes) -> Hashable:
+        found = recordings.open_block(recordings.seal(data[1:]) if data[:1] > b"\x80" else data[1:])
+        return found.count
+
+    return Target("blocks of a recording", run, [b"\0" + recordings.seal(raw), b"\xff" + raw], (EdgeError,), weight=3)
+
+
 def _agent_yaml() -> Target:
     def run(data: bytes) -> Hashable:
         try:
@@ -296,6 +308,8 @@ def _plain_yaml() -> Target:
 
 
 def targets() -> list[Target]:
-    made = (_bundle, _onnx, _outbox, _heads, _snapshot, _arrays, _messages, _metadata, _checked, _exports, _agent_yaml,
-            _plain_yaml)  # fmt: skip
+    made = (
+        _bundle, _onnx, _outbox, _heads, _snapshot, _arrays, _messages, _metadata, _checked, _exports, _recordings,
+        _agent_yaml, _plain_yaml,
+    )  # fmt: skip
     return [one() for one in made]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from edgectl_agent.config import HttpConfig, KafkaConfig, Mapping, MqttConfig, SyslogConfig
+from edgectl_agent.config import HttpConfig, KafkaConfig, LogLines, Mapping, MqttConfig, SyslogConfig
 from edgectl_agent.core.errors import EdgeError, SourceError, UsageError
 from edgectl_agent.core.syslog import Framer
 from edgectl_agent.ingest import form, split, unpack
@@ -19,6 +19,8 @@ from edgectl_agent.sources.decode import CsvDecoder, JsonDecoder, Records
 from edgectl_agent.sources.http import HttpSource, QueueFull
 from edgectl_agent.sources.kafka import KafkaSource
 from edgectl_agent.sources.lines import LineReader
+from edgectl_agent.sources.log_events import EventReader
+from edgectl_agent.sources.log_lines import LogDecoder, joiner
 from edgectl_agent.sources.mqtt_inbox import Inbox
 from edgectl_agent.sources.opcua_rows import Reported, rows
 from edgectl_agent.sources.payloads import decoder, records
@@ -263,6 +265,45 @@ def _opcua() -> Target:
     return Target("opc ua values", run, (bytes(range(64)), b"\x01\x02\x03\x04"), longest=512, weight=3)
 
 
+def _logs() -> Target:
+    said = LogLines(pattern=r"^(?P<time>\S+ \S+) (?P<level>[A-Z]+) \[(?P<thread>[^\]]*)\] (?P<message>.*)$")
+    plain = LogLines()
+    mapping = Mapping(
+        path="-", format="log", zone="Europe/Paris", stream="=log", time="time", channels={"length": "length"},
+        categories={"level": "level", "message": "message"},
+    )  # fmt: skip
+    now_ns = 1_773_479_520_000_000_000
+    decoders = [LogDecoder(mapping, one, lambda: now_ns) for one in (said, plain)]
+
+    def run(data: bytes) -> Hashable:
+        how, text = int.from_bytes(data[:1]) % 2, data[1:]
+        reader = EventReader(LineReader(_Pieces(text, 4096)), joiner((said, plain)[how]), 0.0)
+        events: list[bytes] = []
+        while found := reader.read(1000).lines:
+            events += found
+        events += reader.flush().lines
+        found_records = decoders[how].decode(events)
+        return how, check(found_records, len(events), 0), min(reader.dropped, 2)
+
+    seeds = (
+        b"\0" + b"2026-03-14 09:12:00,123 INFO [main] took 12 ms of 10.0.0.1:8080 for /srv/app/a.py id 0xdeadbeef\n"
+        b'Traceback (most recent call last):\n  File "/a/b.py", line 1\nValueError: x\n',
+        b"\x01" + b"Mar 14 09:12:00 host app[1]: ERROR 5 of 7 failed\n2026-03-14T09:12:00.5Z warn fe80::1:2\nx\n",
+        b"\x01" + b'10.0.0.1 - - [14/Mar/2026:09:12:00 +0100] "GET /a/b/c.html HTTP/1.1" 200 12\n',
+    )
+    words = (
+        b":",
+        b"/a",
+        b"a:",
+        b" INFO ",
+        b"\n  at ",
+        b"\nCaused by: ",
+        b"14/Mar/2026:09:12:00 +0100",
+        b"Feb 29 23:59:60",
+    )
+    return Target("events of a log", run, seeds, words=words, weight=5)
+
+
 def targets() -> list[Target]:
-    made = (_json_lines, _csv_lines, _csv_header, _kafka, _mqtt, _http, _gzip_history, _tail, _syslog, _opcua)
+    made = (_logs, _json_lines, _csv_lines, _csv_header, _kafka, _mqtt, _http, _gzip_history, _tail, _syslog, _opcua)
     return [one() for one in made]

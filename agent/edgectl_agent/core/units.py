@@ -28,6 +28,8 @@ _FINER = re.compile(r"[.,]\d{6}(\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_NS = _DURATION["d"]
 SECOND_NS = _DURATION["s"]
+LAST_NS = 9_200_000_000_000_000_000
+"""Event times beyond ± this do not fit int64 nanoseconds (the year 2261)."""
 
 
 def duration_ns(text: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from edgectl_agent.core.batch import Float64, Int64
-from edgectl_agent.core.units import epoch_ns, event_time_ns
+from edgectl_agent.core.units import LAST_NS, epoch_ns, event_time_ns
 
 Time = str | int | float
 
@@ -37,9 +37,7 @@ _BOUNDS = np.array([10**11, 10**14, 10**17], np.int64)
 _NINE = 9
 _EXACT = 2.0**53
 """Below it a float holds every whole number."""
-_LAST_NS = 9_200_000_000_000_000_000
-"""Event times beyond ± this do not fit int64 nanoseconds (the year 2261)."""
-_LIMITS = np.array([-(-_LAST_NS // factor) for factor in (10**9, 10**6, 10**3, 1)], np.int64)
+_LIMITS = np.array([-(-LAST_NS // factor) for factor in (10**9, 10**6, 10**3, 1)], np.int64)
 """Whole numbers of each size from which on that is so."""
 
 
@@ -196,10 +194,10 @@ def _float_ns(numbers: Float64, why: Reasons) -> Int64:
     place = least if least == most else np.searchsorted(_MAGNITUDES, size, "right")
     factor = _FACTORS[place]
     whole = np.trunc(numbers)
-    fits = np.abs(whole * factor) <= _LAST_NS
+    fits = np.abs(whole * factor) <= LAST_NS
     part = np.where(fits, numbers - whole, 0.0)
     ns: Int64 = np.where(fits, whole, 0.0).astype(np.int64) * factor + np.rint(part * factor).astype(np.int64)
-    beyond = ~fits | (np.abs(ns) >= _LAST_NS)
+    beyond = ~fits | (np.abs(ns) >= LAST_NS)
     if beyond.any():
         why.update(dict.fromkeys(np.flatnonzero(beyond).tolist(), "bad-time"))
     return ns
@@ -214,7 +212,7 @@ def _time(cell: Time, zone: tzinfo) -> int | None:
             ns = event_time_ns(str(cell) if isinstance(cell, int) else _with_offset(cell, zone))
     except (ValueError, OverflowError):
         return None
-    return ns if abs(ns) < _LAST_NS else None
+    return ns if abs(ns) < LAST_NS else None
 
 
 def _with_offset(text: str, zone: tzinfo) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from edgectl_agent.core.units import DAY_NS, SECOND_NS
+from edgectl_agent.core.units import DAY_NS, LAST_NS, SECOND_NS
 
 _MONTHS = {
     "Jan": 1, "Feb": 2, "Mar": 3, "Apr": 4, "May": 5, "Jun": 6,
@@ -35,8 +35,12 @@ class LogTimes:
     def find(self, line: str, now_ns: int) -> tuple[int, int, int] | None:
         """(event time in ns, length in ns of the clock's tick as written, where the time ends in the line).
 
-        `now_ns` tells the year where the line does not. None if there is no time.
+        `now_ns` tells the year where the line does not. None if there is no time, or one that no event can have.
         """
+        found = self._find(line, now_ns)
+        return found if found is not None and abs(found[0]) < LAST_NS else None
+
+    def _find(self, line: str, now_ns: int) -> tuple[int, int, int] | None:
         found = _ISO.match(line)
         if found:
             base = self._base(found[1], found[3] or "")

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from edgectl_agent.core.units import LAST_NS
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_TIME = datetime(1601, 1, 1, tzinfo=UTC)
 """What OPC UA writes where there is none."""
-_LAST_NS = 9_200_000_000_000_000_000
 _BAD = 0x8000_0000
 _OVERFLOW = 0x0480
 """Of a status code: it tells about a value, and the server's queue lost some before it."""
@@ -63,7 +64,7 @@ def rows(reported: Iterable[Reported], width: int, now_ns: int, rejected: Counte
             continue
         stream, channel = one.place
         event_time = _ns(one.time, now_ns)
-        if abs(event_time) >= _LAST_NS:
+        if abs(event_time) >= LAST_NS:
             rejected["bad-time"] += 1
             continue
         key = (event_time, stream)
