@@ -88,8 +88,7 @@ def _check(arguments: argparse.Namespace) -> int:
     config, _ = configs.load(arguments.config)
     for name, source in config.sources.items():
         sources.build(source, config.node, name)
-    for action in config.actions:
-        actions.build(action, config.folder)
+    actions.effects(config, time.time_ns)
     _check_tls(config)
     print(f"{arguments.config}: valid", file=sys.stderr)
     return 0

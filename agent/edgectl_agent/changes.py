@@ -50,12 +50,17 @@ class Changes:
     def __init__(self, updater: Updater, roster: Roster, worker: Worker, clock: Callable[[], int]) -> None:
         self._updater, self._roster, self._worker, self._clock = updater, roster, worker, clock
         self._lock = threading.Lock()
+        self.on_update: Callable[[], None] = lambda: None
+        """Called after each update, also a refused one: it may have brought other orders than for models."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each request that was carried out or refused for a reason."""
 
     def update(self) -> UpdateResult:
         """Run what the spool's signed assignment wants here. Never raises a deliberate error."""
-        return self._release(self._carry_out(lambda: self._updater.prepare(self._clock())))
+        try:
+            return self._release(self._carry_out(lambda: self._updater.prepare(self._clock())))
+        finally:
+            self.on_update()
 
     def rollback(self, recipe: str, epoch: int) -> UpdateResult:
         """Return to the other slot's bundle. Never raises a deliberate error."""

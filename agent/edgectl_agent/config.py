@@ -12,16 +12,22 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from edgectl_agent import yamlfile
+from edgectl_agent.action_config import ActionConfig, LogAction, check_actions
+from edgectl_agent.connection import ClientTls
+from edgectl_agent.connection import loopback as _loopback
+from edgectl_agent.connection import parts as _parts
 from edgectl_agent.core.errors import ConfigError
-from edgectl_agent.core.messages import Name, Severity
+from edgectl_agent.core.messages import Name
 from edgectl_agent.core.topics import filter_problem, level_of
 from edgectl_agent.core.units import duration_ns, size_bytes
+
+__all__ = ["ActionConfig", "ClientTls", "LogAction"]
 
 Format = Literal["jsonl", "csv", "log"]
 Column = Annotated[str, msgspec.Meta(min_length=1)]
@@ -188,15 +194,6 @@ class OpcuaConfig(_Strict, frozen=True, kw_only=True, tag_field="type", tag="opc
         return tuple(dict.fromkeys(channel for nodes in self.streams.values() for channel in nodes))
 
 
-class ClientTls(_Strict, frozen=True, kw_only=True):
-    """How a server is trusted, and how this node proves itself; PEM files."""
-
-    ca_file: str = ""
-    """Default: the system's authorities."""
-    cert: str = ""
-    key: str = ""
-
-
 class Sasl(_Strict, frozen=True, kw_only=True):
     """A name and a password for a Kafka broker."""
 
@@ -287,14 +284,6 @@ SourceConfig = (
 
 EXTRAS = {"kafka": "kafka", "mqtt": "mqtt", "opcua": "opcua"}
 """Source types that need an extra of this distribution, and which."""
-
-
-class LogAction(_Strict, frozen=True, kw_only=True, tag_field="type", tag="log"):
-    """Append the alert to a file, one JSON object per line."""
-
-    on: Severity | Literal["any"] = "any"
-    path: str = ""
-    """Defaults to ``actions.jsonl`` in the data folder."""
 
 
 class Limits(_Strict, frozen=True, kw_only=True):
@@ -400,7 +389,7 @@ class Config(_Strict, frozen=True, kw_only=True):
     sources: dict[Name, SourceConfig] = {}
     models: dict[Name, Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]] = {}
     """Recipe → the sources that feed it."""
-    actions: tuple[LogAction, ...] = ()
+    actions: tuple[ActionConfig, ...] = ()
     limits: Limits = Limits()
     snapshot: Snapshot = Snapshot()
     batch: Batching = Batching()
@@ -432,6 +421,7 @@ class Config(_Strict, frozen=True, kw_only=True):
             raise ConfigError(f"sources.{stdins[1]}: expected one source of type stdin, found {' and '.join(stdins)}")
         for name, source in self.sources.items():
             _check_source(f"sources.{name}", source)
+        check_actions(self.actions)
         if self.repository is not None:
             _check_url("repository.url", self.repository.url, secret=False)
         if self.uplink is not None:
@@ -476,11 +466,6 @@ def load(path: Path) -> tuple[Config, str]:
     return config, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def wants(action: LogAction, severity: Severity) -> bool:
-    """Whether `action` fires for an alert of this severity, in any state: an end is worth knowing too."""
-    return action.on in ("any", severity)
-
-
 _LEAST_LETTERS = "64k"
 _SOURCE_QUANTITIES: dict[type, tuple[tuple[str, Callable[[str], int], str], ...]] = {
     HostMetricsConfig: (("every", duration_ns, "100ms"),),
@@ -516,15 +501,6 @@ def _quantities(config: Config) -> list[tuple[str, str, Callable[[str], int], st
             if source.dead_letter.limit != "0"
         ),
     ]
-
-
-def _parts(url: str, *schemes: str) -> SplitResult | None:
-    """A URL in parts; None if it has none of the schemes, no host, or a port that is none."""
-    try:
-        parts = urlsplit(url)
-        return parts if parts.scheme in schemes and parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None
 
 
 def _check_url(key: str, url: str, secret: bool) -> None:
@@ -680,13 +656,6 @@ def split_address(listen: str) -> tuple[str, int]:
 def is_loopback(listen: str) -> bool:
     """Whether only this machine can connect to it."""
     return _loopback(split_address(listen)[0])
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_listen(key: str, listen: str, guarded: bool, needs: str) -> None:

@@ -11,7 +11,15 @@ import msgspec
 from edgectl_agent import __version__
 from edgectl_agent.config import Config
 from edgectl_agent.core.errors import StorageError
-from edgectl_agent.core.messages import NO_MODEL, ModelStatus, NodeState, OutboxStatus, Report, SourceStatus
+from edgectl_agent.core.messages import (
+    NO_MODEL,
+    ActionStatus,
+    ModelStatus,
+    NodeState,
+    OutboxStatus,
+    Report,
+    SourceStatus,
+)
 from edgectl_agent.core.units import iso
 from edgectl_agent.feeds import Feed
 from edgectl_agent.roster import Roster
@@ -31,6 +39,7 @@ def judge(
     storage: Sequence[str],
     outbox: OutboxStatus,
     links: Sequence[LinkStatus] = (),
+    actions: Sequence[ActionStatus] = (),
 ) -> tuple[NodeState, tuple[str, ...]]:
     """The state and every reason for it, worst first.
 
@@ -58,6 +67,11 @@ def judge(
             )
         if 2 * model.warming > model.streams or not model.streams:
             reasons["warming"].append(f"{model.recipe}: {model.warming} of {model.streams} streams warm up")
+    for action in actions:
+        if action.refused and not action.dry_run:
+            reasons["degraded"].append(f"action {action.name}: {action.refused}")
+        elif action.failing:
+            reasons["degraded"].append(f"action {action.name}: {action.detail}")
     reasons["degraded"] += [f"{link.name}: {link.problem}" for link in links if link.problem and link.act]
     down = [f"{k.name}: {k.problem}, since {iso(k.failing_since_ns)}" for k in links if k.problem and not k.act]
     state: NodeState = next((state for state, why in reasons.items() if why), "healthy")
@@ -79,10 +93,12 @@ class Health:
         storage: Sequence[str],
         outbox: OutboxStatus,
         links: Sequence[LinkStatus] = (),
+        actions: Sequence[ActionStatus] = (),
     ) -> Report:
         """The node as its worker sees it now; `current` adds the clock."""
         models, sources = roster.statuses(), tuple(feed.status() for feed in feeds)
-        state, reasons = judge(tuple(self._config.models), models, roster.failed, sources, storage, outbox, links)
+        wanted, failed = tuple(self._config.models), roster.failed
+        state, reasons = judge(wanted, models, failed, sources, storage, outbox, links, actions)
         try:
             epoch, trust, quarantined = updater.epoch(), updater.trust(), slots.quarantined()
         except StorageError as e:
@@ -104,6 +120,7 @@ class Health:
             trust=trust,
             rss_bytes=resident_bytes(),
             config_sha256=self._config_sha256,
+            actions=tuple(actions),
         )
 
     def current(self, published: Report, outbox: OutboxStatus, clock_ns: int, now_s: float) -> Report:

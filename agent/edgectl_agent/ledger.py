@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from edgectl_agent.action_config import LogAction
 from edgectl_agent.actions.interface import Action, Key, key_of
-from edgectl_agent.config import LogAction, wants
+from edgectl_agent.actions.responder import Responder
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.messages import Alert
 from edgectl_agent.logs import warn
@@ -40,8 +41,10 @@ class _Responder:
 class Ledger:
     """Owned by the worker; `counters` may be read from anywhere."""
 
-    def __init__(self, outbox: Outbox, actions: Sequence[tuple[LogAction, Action]]) -> None:
-        self._outbox = outbox
+    def __init__(
+        self, outbox: Outbox, actions: Sequence[tuple[LogAction, Action]], effects: Sequence[Responder] = ()
+    ) -> None:
+        self._outbox, self._effects = outbox, effects
         self._responders = [_Responder(config, action) for config, action in actions]
         self._recorded: dict[Key, None] = {}
         self._unsent: deque[Alert] = deque()
@@ -66,6 +69,8 @@ class Ledger:
 
         Valid while `settled`. Raises `StorageError`.
         """
+        for effect in self._effects:
+            effect.sync()
         return {
             "outbox": self._outbox.status().head_seq,
             "recorded": list(self._recorded),
@@ -85,6 +90,8 @@ class Ledger:
                 _remember(responder.fired, responder.action.open(done["position"]))
             except StorageError as e:
                 self._action_failed(e)
+        for effect in self._effects:
+            effect.open()
         _remember(self._recorded, _keys(state["recorded"]))
         after = state["outbox"]
         while page := self._outbox.read(after, _PAGE):
@@ -133,16 +140,20 @@ class Ledger:
     def close(self) -> None:
         for responder in self._responders:
             responder.action.close()
+        for effect in self._effects:
+            effect.close()
 
     def _act(self, alert: Alert) -> None:
         key = key_of(alert)
         for responder in self._responders:
-            if not wants(responder.config, alert.severity) or key in responder.fired:
+            if not responder.config.when.takes(alert) or key in responder.fired:
                 continue
             try:
                 responder.action.fire(alert)
             except StorageError as e:
                 self._action_failed(e)
+        for effect in self._effects:
+            effect.submit(alert)
 
     def _forget(self, key: Key) -> None:
         """The replay has found it: it does not come a third time."""

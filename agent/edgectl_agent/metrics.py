@@ -35,6 +35,10 @@ class Metrics:
         self.inference = Histogram(
             "edgectl_inference_seconds", "One call of a model.", buckets=_BUCKETS, registry=self._registry
         )
+        self.action = Histogram(
+            "edgectl_action_seconds", "From the alert to the beginning of its action.", ("action",),
+            buckets=_BUCKETS, registry=self._registry,
+        )  # fmt: skip
         self._registry.register(_Current(report, alerts, links))
 
     def render(self) -> bytes:
@@ -67,6 +71,8 @@ class _Current(Collector):
         yield from _sources(report)
         yield from _outbox(report)
         yield from _models(report)
+        done: Rows = {(a.name, outcome): n for a in report.actions for outcome, n in a.outcomes.items()}
+        yield _counter("actions", "Alerts that an action answered, or did not.", ("action", "outcome"), done)
         yield from _uplink(self._links())
 
 

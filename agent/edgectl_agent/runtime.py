@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from edgectl_agent import __version__, actions, sources
+from edgectl_agent.action_config import LogAction
 from edgectl_agent.changes import Changes
 from edgectl_agent.config import Config
 from edgectl_agent.core.clock import ClockWatch
@@ -79,8 +80,12 @@ class Runtime:
         # Between two turns no thread is inside of ONNX Runtime: models are loaded and scored by the worker, or by the
         # request that waits for this very child.
         self.updater = Updater(folder, config.node, self.slots, at_rest=self.on_worker)
-        self._ledger = Ledger(self.outbox, [(action, actions.build(action, folder)) for action in config.actions])
+        self._effects = actions.effects(config, clock)
+        logs = [(a, actions.build(a, folder)) for a in config.actions if isinstance(a, LogAction)]
+        self._ledger = Ledger(self.outbox, logs, self._effects)
         self.metrics = Metrics(self.report, self._ledger.alerts.copy, lambda: self.links())
+        for effect in self._effects:
+            effect.observe = self.metrics.action.labels(effect.name).observe
         self._roster = Roster(
             config.node,
             self.slots,
@@ -90,6 +95,7 @@ class Runtime:
             config.stream_idle_ns,
         )
         self.changes = Changes(self.updater, self._roster, self, clock)
+        self.changes.on_update = self._permit_now
         self._snapshots = SnapshotStore(folder / "snapshots")
         self.recorder = Recorder(folder / "recordings", config.node, boot, clock)
         self._watch = ClockWatch()
@@ -137,6 +143,7 @@ class Runtime:
             warn("outbox-recovered", lost=found.lost, damaged=found.damaged, failures=found.failures)
         self._roster.open()
         state = self._load_snapshot()
+        self._permit()
         self._ledger.recover(state["ledger"])
         self._watch.restore(state.get("clock", 0))
         for name, feed in self._feeds.items():
@@ -395,6 +402,25 @@ class Runtime:
         """End a recording and delete what is left of it on this node. Raises `UsageError` if there is none."""
         self.on_worker(lambda: self.recorder.remove(id_))
 
+    def _permit_now(self) -> None:
+        """As `_permit`, and who asked for the update shall see it in the next report."""
+        self._permit()
+        if self._effects:
+            with suppress(StorageError):
+                self.on_worker(self.publish)
+
+    def _permit(self) -> None:
+        """Let actions do what the newest signed assignment allows; nothing, where it cannot be read."""
+        if not self._effects:
+            return
+        try:
+            rules = self.updater.allowed()
+        except StorageError as e:
+            warn("allowance-unreadable", message=str(e))
+            rules = ()
+        for effect in self._effects:
+            effect.allow(rules)
+
     def have(self) -> dict[str, Any]:
         """What an operator need not send again: undamaged bundles in the slots, and the newest trusted root; and
         whether this agent is one that he can update: its version."""
@@ -420,6 +446,7 @@ class Runtime:
             storage,
             self.outbox.status(),
             self.links(),
+            [effect.status() for effect in self._effects],
         )
 
 

@@ -1,7 +1,7 @@
-"""TLS contexts of the agent's listeners.
+"""TLS contexts of the agent's listeners, and of sources and actions that call a server.
 
-The fleet's own certificates only, never the machine's trust store; TLS 1.2 at least. A certificate that is replaced on
-disk is used from the next connection on; another `client_ca` needs a restart.
+For listeners the fleet's own certificates only, never the machine's trust store; TLS 1.2 at least. A certificate that
+is replaced on disk is used from the next connection on; another `client_ca` needs a restart.
 """
 
 from __future__ import annotations
@@ -9,9 +9,23 @@ from __future__ import annotations
 import os
 import ssl
 
-from edgectl_agent.config import MutualTls, Tls
+from edgectl_agent.config import ClientTls, MutualTls, Tls
 from edgectl_agent.core.errors import ConfigError
 from edgectl_agent.logs import warn
+
+
+def calling(said: ClientTls, key: str) -> ssl.SSLContext:
+    """Whom this node trusts and how it proves itself to a server; read anew each time. Raises `ConfigError`."""
+    try:
+        context = ssl.create_default_context(cafile=said.ca_file or None)
+    except (OSError, ssl.SSLError) as e:
+        raise ConfigError(f"{key}.ca_file: {said.ca_file}: expected PEM, found: {e.strerror or e}") from e
+    if said.cert:
+        try:
+            context.load_cert_chain(said.cert, said.key)
+        except (OSError, ssl.SSLError) as e:
+            raise ConfigError(f"{key}: {said.cert} and {said.key}: expected PEM that fits, found: {e}") from e
+    return context
 
 
 def listening(tls: Tls, key: str) -> ssl.SSLContext:

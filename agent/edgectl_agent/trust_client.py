@@ -155,7 +155,7 @@ class TrustClient:
             raise TrustError(f"assignment has {target.length} bytes, more than {MAX_ASSIGNMENT_BYTES}")
         raw = self._download(client, target, self._staging() / "assignment.json")
         assignment = _decode(raw, Assignment, "assignment")
-        self._keep(accept_epoch(self._floor, assignment, bundles.digest(raw)))
+        self._keep(accept_epoch(self._floor, assignment, bundles.digest(raw), self._node))
         return assignment
 
     def _fetch(self, client: TufUpdater, want: Wanted) -> Staged:

@@ -25,9 +25,10 @@ from typing import Literal
 import msgspec
 
 from edgectl_agent.confinement import Limits
+from edgectl_agent.core import allowed, updates
 from edgectl_agent.core import bundle as bundles
-from edgectl_agent.core import updates
 from edgectl_agent.core.airgap import Collected
+from edgectl_agent.core.allowed import Rule
 from edgectl_agent.core.bundle import Variant
 from edgectl_agent.core.desired import Floor, Running, Staged, Standing, Verdict
 from edgectl_agent.core.errors import AttackError, EdgeError, StorageError, UsageError
@@ -93,6 +94,10 @@ class Updater:
     def epoch(self) -> Epoch | None:
         """Newest accepted epoch; None before the first update. Raises `StorageError`."""
         return self._floor.read().epoch
+
+    def allowed(self) -> tuple[Rule, ...]:
+        """What this node's actions may do, as the newest accepted assignment says. Raises `StorageError`."""
+        return allowed.read(self._floor.read().allow)
 
     def prepare(self, now_ns: int) -> Prepared | UpdateResult:
         """Verify what lies in the spool and stage what this node should run.

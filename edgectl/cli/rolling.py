@@ -71,9 +71,11 @@ def tools(
     workspace: Workspace, fleet: Inventory, store: Store, repository: Repository | None, who: str, forks: int
 ) -> Tools:
     """What a rollout works with, as this command line wants it."""
+    from edgectl.core.allowing import allowances
     from edgectl.delivery.runner import Tools
 
     return Tools(
+        allow=allowances({node.name: node.allow for node in fleet.nodes}),
         store=store,
         repository=repository,
         connect=wiring.connect(workspace, fleet, store),

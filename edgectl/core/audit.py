@@ -206,6 +206,10 @@ def health(facts: Facts) -> Iterator[Finding]:
         if report.state in ("failed", "degraded"):
             detail = "; ".join(report.reasons) or f"reports itself {report.state}"
             yield _health(f"node-{report.state}", record, detail)
+        for action in report.actions:
+            if action.refused and not action.dry_run:
+                detail = f"action {action.name}: {action.refused}"
+                yield _health("action-not-allowed", record, detail, fix="edgectl nodes allow")
         outbox = report.outbox
         if outbox.log_id in facts.retired.get(name, ()):
             detail = "the machine that was replaced answers under its old name"

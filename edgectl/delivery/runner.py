@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from edgectl_agent.core.messages import Assignment, Epoch, Placement, Report, TrustStatus, UpdateResult
+from edgectl_agent.core.messages import Allowance, Assignment, Epoch, Placement, Report, TrustStatus, UpdateResult
 
 from edgectl.core.errors import ConfigError, EdgeError, LockHeld, NodeUnreachable, RemoteRefused, StorageError
 from edgectl.core.evidence import Observation, follows, observe, placed, placement
@@ -50,6 +50,8 @@ class Tools:
     """How much longer than the plan says a node's proof may take; above 0 only for nodes that report by themselves."""
     waiting: Callable[[int, float], None] = lambda count, longest_s: None
     """Called when so many nodes were told and their reports are waited for, at most so long."""
+    allow: tuple[Allowance, ...] | None = None
+    """What nodes' actions may do; None leaves it as it is."""
     signed: Callable[[tuple[str, ...]], None] = lambda nodes: None
     """Called with the nodes of a phase when its assignment is signed, also again after an interruption."""
 
@@ -149,13 +151,15 @@ class Runner:
         current = repository.assignment()
         side = self._plan.former if self._progress.state == "reverting" else self._plan.targets
         wanted = placed(current.models.get(self._plan.recipe, ()) if current else (), self._moves(nodes, side))
-        if current is None or not self._is_signed(current, wanted):
+        allow = self._allow(current)
+        if current is None or current.allow != allow or not self._is_signed(current, wanted):
             number = (current.epoch.number if current else 0) + 1
             expect = repository.versions().timestamp
             self._journal("assign", epoch=number)
             models = {**(current.models if current else {}), self._plan.recipe: wanted}
             epoch = Epoch(number=number, operator=self._tools.operator)
-            current = Assignment(fleet=self._tools.fleet, epoch=epoch, models={k: v for k, v in models.items() if v})
+            placed_models = {recipe: places for recipe, places in models.items() if places}
+            current = Assignment(fleet=self._tools.fleet, epoch=epoch, models=placed_models, allow=allow)
             now_ns = self._tools.clock_ns()
             repository.assign(current, datetime.fromtimestamp(now_ns / 1e9, UTC), expect)
         digest = repository.versions().assignment_sha256
@@ -164,6 +168,12 @@ class Runner:
         self._orders = None
         self._tools.signed(nodes)
         self._journal("assigned", epoch=current.epoch.number)
+
+    def _allow(self, current: Assignment | None) -> tuple[Allowance, ...]:
+        """What actions may do: as fleet.yaml says now, else as it was signed."""
+        if self._tools.allow is not None:
+            return self._tools.allow
+        return current.allow if current else ()
 
     def _is_signed(self, current: Assignment, wanted: tuple[Placement, ...]) -> bool:
         """The process ended between signing and noting it."""

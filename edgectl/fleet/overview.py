@@ -100,6 +100,7 @@ def node_settings(node: Node) -> list[Setting]:
         **{f"sources.{name}": _shown(source) for name, source in node.sources.items()},
         **{f"models.{recipe}": ", ".join(names) for recipe, names in node.models.items()},
         **{f"actions[{i}]": _shown(action) for i, action in enumerate(node.actions)},
+        **{f"allow[{i}]": _shown(rule) for i, rule in enumerate(node.allow)},
     }
     whole = node.origins.get("name", "node")
     said = [Setting(setting=k, value=v, origin=node.origins.get(k, whole)) for k, v in (own | values).items() if v]

@@ -253,8 +253,13 @@ def _refuse_missing(where: str, recipe: str, needs: Columns, given: tuple[str, .
 
 
 def _action(where: str, action: dict[str, Any], place: Place) -> dict[str, Any]:
-    path = action.pop("path", "")
-    return action | ({"path": place.resolve(where, path)} if path else {})
+    if action.get("path"):
+        action["path"] = place.resolve(where, action["path"])
+    elif "path" in action:
+        del action["path"]
+    for header, path in action.get("header_files", {}).items():
+        action["header_files"][header] = place.resolve(f"{where}: header_files.{header}", path)
+    return _placed(where, action, place)
 
 
 def _format(where: str, path: str) -> str:

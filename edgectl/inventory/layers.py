@@ -286,7 +286,7 @@ def _flat(layer: Layer) -> dict[str, Any]:
             found[f"{group}.{name}"] = getattr(part, name)
     for group in ("labels", "sources", "models"):
         found |= {f"{group}.{name}": value for name, value in getattr(layer, group).items()}
-    found |= {key: getattr(layer, key) for key in ("tier", "actions")}
+    found |= {key: getattr(layer, key) for key in ("tier", "actions", "allow")}
     if isinstance(layer, SiteEntry):
         found |= {key: getattr(layer, key) for key in _SITE_ONLY}
     return {path: value for path, value in found.items() if value is not None}
@@ -323,6 +323,7 @@ def _node(
         sources=parts.get("sources", {}),
         models=parts.get("models", {}),
         actions=said("actions", ()),
+        allow=said("allow", ()),
         profiles=profiles,
         groups=groups,
         parent="" if parent == name else parent,

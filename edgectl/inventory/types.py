@@ -12,8 +12,10 @@ from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from edgectl_agent.config import Address, ClientTls, Column, DeadLetter, Limits, LogAction, LogLines, Sasl
+from edgectl_agent.action_config import ActionConfig
+from edgectl_agent.config import Address, ClientTls, Column, DeadLetter, Limits, LogLines, Sasl
 from edgectl_agent.config import Format as FileFormat
+from edgectl_agent.core.allowed import Rule
 from edgectl_agent.core.messages import Name
 
 from edgectl.core.names import unknown
@@ -251,8 +253,10 @@ class Layer(_Strict, frozen=True, kw_only=True):
     sources: dict[Name, SourceEntry] = {}
     models: dict[Name, Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]] = {}
     """Recipe → the sources that feed it."""
-    actions: tuple[LogAction, ...] | None = None
+    actions: tuple[ActionConfig, ...] | None = None
     """As a whole: those of the strongest layer that says any."""
+    allow: tuple[Rule, ...] | None = None
+    """What actions may reach beyond the agent; likewise. It holds once it is signed (`edgectl nodes allow`)."""
 
 
 class SiteEntry(Layer, frozen=True, kw_only=True):
@@ -417,7 +421,8 @@ class Node:
     silent_after_ns: int
     sources: Mapping[str, SourceEntry]
     models: Mapping[str, tuple[str, ...]]
-    actions: tuple[LogAction, ...]
+    actions: tuple[ActionConfig, ...]
+    allow: tuple[Rule, ...] = ()
     profiles: tuple[str, ...] = ()
     """The weakest first; those of its site come before its own."""
     groups: tuple[str, ...] = ()

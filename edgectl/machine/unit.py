@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from edgectl_agent.action_config import ExecAction, FileAction, LogAction
 from edgectl_agent.config import Config, Mapping
 from edgectl_agent.core.units import size_bytes
 
@@ -39,7 +40,8 @@ def render(layout: Layout, config: Config, *, disk: str = "", systemd: int = 0) 
         systemd: the node's version; restarts back off from 254 on, and come every 2 s before.
     """
     reads = [source.path for source in config.sources.values() if isinstance(source, Mapping)]
-    writes = [action.path for action in config.actions if action.path]
+    reads += [action.command[0] for action in config.actions if isinstance(action, ExecAction)]
+    writes = [a.path for a in config.actions if isinstance(a, LogAction | FileAction) and a.path]
     sections = {
         "Unit": [
             "Description=Detects anomalies on this node",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from edgectl_agent import config as configs
-from edgectl_agent.config import HostMetricsConfig, MqttConfig, ReplayConfig, TailConfig, wants
+from edgectl_agent.action_config import LogAction
+from edgectl_agent.config import HostMetricsConfig, MqttConfig, ReplayConfig, TailConfig
 from edgectl_agent.core.errors import ConfigError
 
 GOOD = """
@@ -166,8 +167,8 @@ def test_a_wrong_key_of_a_broker_is_named(tmp_path: Path, old: str, new: str, me
 
 def test_an_action_hears_every_state_of_its_severity(tmp_path: Path) -> None:
     (critical,) = load(tmp_path, GOOD).actions
-    assert wants(critical, "critical")
-    assert not wants(critical, "warning")
+    assert isinstance(critical, LogAction)
+    assert (critical.when.severity, critical.when.state) == ("critical", "any")
 
 
 def test_check_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from edgectl_agent.actions.interface import Action, Key, key_of
+from edgectl_agent.actions.lines import Lines
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Alert
@@ -30,18 +31,18 @@ class LogAction(Action):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._torn = False
+        self._lines = Lines(path)
 
     def open(self, position: int) -> frozenset[Key]:
         keys: set[Key] = set()
         decode = msgspec.json.Decoder(Entry).decode
-        self._torn = False
+        self._lines.torn = False
         try:
             with self._path.open("rb") as file:
                 file.seek(position if position <= os.fstat(file.fileno()).st_size else 0)
                 for line in file:
-                    self._torn = not line.endswith(b"\n")
-                    if not self._torn:
+                    self._lines.torn = not line.endswith(b"\n")
+                    if not self._lines.torn:
                         try:
                             keys.add(key_of(decode(line).alert))
                         except UNREADABLE:
@@ -55,14 +56,7 @@ class LogAction(Action):
     def fire(self, alert: Alert) -> None:
         line = msgspec.json.encode(Entry(iso(alert.changed_ns), alert)) + b"\n"
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            try:
-                if os.write(descriptor, b"\n" + line if self._torn else line) < len(line):
-                    self._torn = True
-                    raise OSError("the disk took only part of a line")
-                self._torn = False
-            finally:
-                os.close(descriptor)
+            self._lines.append(line)
         except OSError as e:
             raise StorageError(f"{self._path} cannot be written: {e.strerror or e}") from e
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -60,6 +61,8 @@ class Floor(_Value, frozen=True, kw_only=True):
     counters: dict[str, int] = {}
     """Highest counter of a release that ran, per recipe."""
     expires_ns: int = 0
+    allow: tuple[dict[str, Any], ...] = ()
+    """The signed rules for this node's actions (`core.allowed`), of the newest assignment that it accepted."""
 
     def trust_status(self) -> TrustStatus | None:
         """The versions as reports carry them; None before the first refresh."""
@@ -135,8 +138,8 @@ def raise_floor(floor: Floor, found: Refreshed, now_ns: int) -> Floor:
     )
 
 
-def accept_epoch(floor: Floor, assignment: Assignment, sha256: str) -> Floor:
-    """The floor after taking `assignment`, whose bytes have digest `sha256`.
+def accept_epoch(floor: Floor, assignment: Assignment, sha256: str, node: str = "") -> Floor:
+    """The floor of `node` after taking `assignment`, whose bytes have digest `sha256`.
 
     Raises:
         AttackError: its epoch is lower than one seen, or equal to one that another operator signed with other content.
@@ -153,7 +156,7 @@ def accept_epoch(floor: Floor, assignment: Assignment, sha256: str) -> Floor:
             f"epoch {new.number} was signed by {seen.operator} and now, with other content, by {new.operator}",
             reason="forked-epoch",
         )
-    return msgspec.structs.replace(floor, epoch=new, assignment_sha256=sha256)
+    return msgspec.structs.replace(floor, epoch=new, assignment_sha256=sha256, allow=assignment.allowed(node))
 
 
 def wanted(assignment: Assignment, node: str, standing: Standing) -> tuple[Wanted, ...]:

@@ -8,7 +8,7 @@ minor versions.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -84,6 +84,13 @@ class Placement(_Message, frozen=True, kw_only=True):
     nodes: tuple[Name, ...]
 
 
+class Allowance(_Message, frozen=True, kw_only=True):
+    """These nodes may take the actions that these rules cover, and no others; see `core.allowed`."""
+
+    nodes: tuple[Name, ...]
+    rules: tuple[dict[str, Any], ...]
+
+
 class Assignment(_Message, frozen=True, kw_only=True):
     """The fleet's desired state, signed under the ``rollout`` role as target `ASSIGNMENT_TARGET`."""
 
@@ -93,6 +100,12 @@ class Assignment(_Message, frozen=True, kw_only=True):
     models: dict[str, tuple[Placement, ...]]
     """Recipe → placements; a node is in at most one placement of a recipe. A node that is named nowhere keeps what it
     runs: running never ends by omission."""
+    allow: tuple[Allowance, ...] = ()
+    """A node that is named nowhere may only log: a right ends by omission."""
+
+    def allowed(self, node: str) -> tuple[dict[str, Any], ...]:
+        """The rules for `node`, as signed."""
+        return tuple(rule for allowance in self.allow if node in allowance.nodes for rule in allowance.rules)
 
     def placement(self, recipe: str, node: str) -> Placement | None:
         return next((p for p in self.models.get(recipe, ()) if node in p.nodes), None)
@@ -225,6 +238,23 @@ class SourceStatus(_Message, frozen=True, kw_only=True):
     """That it feeds."""
 
 
+class ActionStatus(_Message, frozen=True, kw_only=True):
+    """One action that reaches beyond the agent: what became of its alerts on this boot."""
+
+    name: str
+    type: str
+    dry_run: bool = False
+    refused: str = ""
+    """Why it may not act: no signed rule covers it. Empty if it may."""
+    outcomes: dict[str, int] = {}
+    """``ok``, ``failed``, ``unknown``, ``dry-run``, ``cooldown``, ``rate``, ``late``, ``dropped``, ``not-allowed``."""
+    waiting: int = 0
+    failing: int = 0
+    """Effects in a row that failed or are unknown."""
+    detail: str = ""
+    """Of the last effect: what went wrong, or what a dry run would have done."""
+
+
 class OutboxStatus(_Message, frozen=True, kw_only=True):
     """How full the outbox is, what it lost to damage and what it evicted."""
 
@@ -279,6 +309,7 @@ class Report(_Message, frozen=True, kw_only=True):
     trust: TrustStatus | None = None
     rss_bytes: int = 0
     config_sha256: str = ""
+    actions: tuple[ActionStatus, ...] = ()
 
 
 class UpdateResult(_Message, frozen=True, kw_only=True):

@@ -25,13 +25,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgectl_agent.config import MqttConfig
-from edgectl_agent.core.errors import ConfigError, EdgeError
+from edgectl_agent.core.errors import EdgeError
 from edgectl_agent.core.units import duration_ns
 from edgectl_agent.logs import note, warn
 from edgectl_agent.secretfile import first_line
 from edgectl_agent.sources.decode import MAX_LINE_BYTES
 from edgectl_agent.sources.mqtt_inbox import Inbox
 from edgectl_agent.sources.mqtt_socket import Buffered, Trimmer
+from edgectl_agent.tls import calling
 from edgectl_agent.uplink.pace import Pace
 from edgectl_agent.wake import Wake
 
@@ -148,7 +149,7 @@ class _Session:
             key = f"sources.{self._key}.password_file"
             client.username_pw_set(config.user, first_line(config.password_file, key) or None)
         if config.secure:
-            client.trust = _trust(config, f"sources.{self._key}.tls")
+            client.trust = calling(config.tls, f"sources.{self._key}.tls")
         more: dict[str, Any] = {}
         if self._five:
             properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -276,21 +277,6 @@ class _Session:
             self._told = True
             warn("mqtt-qos-0", source=self._key, topic=topic, message="published with QoS 0: a kill may lose it")
         self._inbox.offer(topic, bytes(message.payload), message.mid if message.qos else 0)
-
-
-def _trust(config: MqttConfig, key: str) -> ssl.SSLContext:
-    """Whom this node trusts and how it proves itself; read anew for each connection. Raises `ConfigError`."""
-    said = config.tls
-    try:
-        context = ssl.create_default_context(cafile=said.ca_file or None)
-    except (OSError, ssl.SSLError) as e:
-        raise ConfigError(f"{key}.ca_file: {said.ca_file}: expected PEM, found: {e.strerror or e}") from e
-    if said.cert:
-        try:
-            context.load_cert_chain(said.cert, said.key)
-        except (OSError, ssl.SSLError) as e:
-            raise ConfigError(f"{key}: {said.cert} and {said.key}: expected PEM that fits, found: {e}") from e
-    return context
 
 
 _PROTOCOLS = {"3.1.1": MQTTProtocolVersion.MQTTv311, "5": MQTTProtocolVersion.MQTTv5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgectl.cli.nodes import (
+    allowing,
     certify,
     check,
     importing,
@@ -17,6 +18,7 @@ from edgectl.cli.nodes import (
 from edgectl.cli.nodes.app import app
 
 __all__ = [
+    "allowing",
     "app",
     "certify",
     "check",

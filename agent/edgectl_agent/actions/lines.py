@@ -1,0 +1,26 @@
+"""Appends whole lines to a file that others read and may rotate away at any time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class Lines:
+    """One line is one write. A line that a full disk tore stays alone: the next begins after a line end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.torn = False
+
+    def append(self, line: bytes) -> None:
+        """`line` ends with a line end. Raises `OSError`."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.path, flags, 0o640)
+        try:
+            whole = b"\n" + line if self.torn else line
+            self.torn = os.write(descriptor, whole) < len(whole)
+            if self.torn:
+                raise OSError("the disk took only part of a line")
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,85 @@
+"""What nodes' actions may do: allow."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from edgectl.cli import rolling, wiring
+from edgectl.cli.nodes.app import app
+from edgectl.cli.output import Column, Format, FormatOption, YesOption, confirm, emit, note, settings
+
+if TYPE_CHECKING:
+    from edgectl.inventory.types import Inventory
+    from edgectl.store.store import Store
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One node that other actions are allowed from now on."""
+
+    node: str
+    rules: int
+    state: str
+    detail: str = ""
+
+
+COLUMNS = (
+    Column("NODE", "node"),
+    Column("RULES", "rules", right=True),
+    Column("STATE", "state"),
+    Column("DETAIL", "detail"),
+)
+
+
+@app.command()
+def allow(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which nodes would get other rules.")] = False,
+    forks: rolling.ForksOption = 8,
+    yes: YesOption = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Sign what `allow:` in fleet.yaml lets nodes' actions do, and bring it to them. A deploy signs it too."""
+    from edgectl.core.allowing import allowances, differing, with_allowances
+    from edgectl.delivery.allowing import bring
+
+    chosen = settings(ctx)
+    workspace = chosen.workspace
+    fleet = wiring.inventory(workspace)
+    lock = nullcontext() if dry_run else workspace.lock("nodes allow")
+    with lock, wiring.store(workspace, fleet) as store:
+        repository, who = rolling.signer(workspace, fleet)
+        current = repository.assignment()
+        wanted = allowances({node.name: node.allow for node in fleet.nodes})
+        changed = differing(current, wanted, fleet.names)
+        rules = {name: len(fleet.node(name).allow) for name in fleet.names}
+        if dry_run:
+            rows = [Row(node=n, rules=rules[n], state="would change") for n in changed]
+            return emit(rows, COLUMNS, output, name="node", empty="every node's signed rules are those of fleet.yaml")
+        if changed:
+            if not confirm(f"Sign other rules for {len(changed)} nodes?", yes=yes, settings=chosen):
+                return note("nothing was changed")
+            assignment = with_allowances(current, wanted, fleet.fleet, who)
+            repository.assign(assignment, wiring.now(), repository.versions().timestamp)
+            digest = repository.versions().assignment_sha256
+            store.rollouts.signed(assignment, digest, None, "nodes allow", time.time_ns())
+        told = bring(_behind(fleet, store, changed), rolling.tools(workspace, fleet, store, repository, who, forks))
+        rows = [Row(node=n, rules=rules[n], state=state, detail=detail) for n, (state, detail) in told.items()]
+        emit(rows, COLUMNS, output, name="node", empty="nothing to do: every node has the rules of fleet.yaml")
+        if any(row.state == "failed" for row in rows):
+            raise typer.Exit(30)
+    return None
+
+
+def _behind(fleet: Inventory, store: Store, changed: tuple[str, ...]) -> tuple[str, ...]:
+    """Nodes to tell: those whose rules changed, and those that say that an action is refused to them."""
+    refused = {
+        name
+        for name, record in store.nodes.all().items()
+        if record.report and any(action.refused for action in record.report.actions)
+    }
+    return tuple(name for name in fleet.names if name in changed or (name in refused and fleet.node(name).allow))

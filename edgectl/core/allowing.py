@@ -1,0 +1,40 @@
+"""What fleet.yaml allows nodes' actions, as an assignment carries it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from edgectl_agent.core.allowed import Rule
+from edgectl_agent.core.messages import Allowance, Assignment, Epoch
+
+
+def allowances(nodes: Mapping[str, Iterable[Rule]]) -> tuple[Allowance, ...]:
+    """Nodes with equal rules share an allowance; nodes without any are in none. The same fleet gives the same value."""
+    cells: dict[bytes, list[str]] = {}
+    for name, rules in nodes.items():
+        if found := list(rules):
+            cells.setdefault(msgspec.json.encode(found), []).append(name)
+    return tuple(
+        Allowance(nodes=tuple(sorted(names)), rules=tuple(msgspec.json.decode(rules, type=list[dict[str, Any]])))
+        for rules, names in sorted(cells.items())
+    )
+
+
+def differing(current: Assignment | None, wanted: tuple[Allowance, ...], nodes: Iterable[str]) -> tuple[str, ...]:
+    """Those of `nodes` whose signed rules are others than they should be."""
+    target = Assignment(fleet="", epoch=Epoch(number=0, operator=""), models={}, allow=wanted)
+    return tuple(n for n in nodes if (current.allowed(n) if current else ()) != target.allowed(n))
+
+
+def with_allowances(current: Assignment | None, wanted: tuple[Allowance, ...], fleet: str, who: str) -> Assignment:
+    """The assignment with other allowances, for the operator `who` to sign.
+
+    The epoch stays where it is his: a higher one would bring back a release that a node has rolled back.
+    """
+    if current is None:
+        return Assignment(fleet=fleet, epoch=Epoch(number=1, operator=who), models={}, allow=wanted)
+    own = current.epoch.operator == who
+    epoch = current.epoch if own else Epoch(number=current.epoch.number + 1, operator=who)
+    return msgspec.structs.replace(current, epoch=epoch, allow=wanted)
