@@ -74,8 +74,8 @@ class Choice:
 
 
 def extras_of(node: Node) -> tuple[str, ...]:
-    """The agent's extras that the node's sources need."""
-    kinds = {str(source.__struct_config__.tag) for source in node.sources.values()}
+    """The agent's extras that the node's sources and actions need."""
+    kinds = {str(said.__struct_config__.tag) for said in (*node.sources.values(), *node.actions)}
     return tuple(sorted(EXTRAS[kind] for kind in kinds if kind in EXTRAS))
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from edgectl_agent import yamlfile
+from edgectl_agent.action_config import LogAction, check_actions
 from edgectl_agent.core.allowed import Reach, covering, read
 from edgectl_agent.core.desired import Floor, accept_epoch
 from edgectl_agent.core.errors import ConfigError
@@ -17,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgectl.core.allowing import allowances, differing, with_allowances
+from edgectl.inventory.types import Layer
 
 RULES = st.builds(
     Rule, cooldown_ns=st.integers(0, 50), burst=st.integers(1, 5), per_ns=st.integers(1, 60), max_age_ns=st.just(0)
@@ -141,3 +145,15 @@ def test_a_node_keeps_its_own_rules_of_the_newest_assignment_and_loses_them_by_o
     assert floor.allow == rules
     assert accept_epoch(Floor(), one, "0" * 64, "n2").allow == ()
     assert accept_epoch(floor, msgspec.structs.replace(one, allow=()), "1" * 64, "n1").allow == ()
+
+
+def test_the_guides_example_is_valid_and_its_rules_cover_its_actions() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "actions.md").read_text()
+    example = guide.partition("```yaml\n")[2].partition("```")[0].replace("9f2c…", "a" * 64)
+    layer = yamlfile.parse(example, Layer, "the guide")
+    assert layer.actions
+    assert layer.allow
+    check_actions(layer.actions)
+    effects = [action for action in layer.actions if not isinstance(action, LogAction)]
+    assert [type(action).__name__ for action in effects] == ["ExecAction", "MqttAction", "WebhookAction", "FileAction"]
+    assert all(covering(action.reach, layer.allow) for action in effects)
