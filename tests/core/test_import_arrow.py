@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 AGENT, OPERATOR = ROOT / "agent" / "edgectl_agent", ROOT / "edgectl"
 PURE = {
     "abc", "array", "ast", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum",
-    "fnmatch", "functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "re", "statistics", "struct",
-    "textwrap", "types", "typing", "zoneinfo", "__future__",
+    "fnmatch", "functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "re", "statistics", "string",
+    "struct", "textwrap", "types", "typing", "zoneinfo", "__future__",
     "numpy", "msgspec", "google_crc32c",
 }  # fmt: skip
 

@@ -5,10 +5,9 @@ A rule that this version does not know, or cannot read, allows nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,6 +15,7 @@ from edgectl_agent.core.messages import Sha256
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Path = Annotated[str, msgspec.Meta(pattern=r"^/")]
+_URL = re.compile(r"([a-z]+)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?(/[^?#]*)?(?:\?[^#]*)?", re.IGNORECASE)
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "http": 80, "https": 443}
 
 
@@ -32,8 +32,9 @@ class MqttRule(_Rule, frozen=True, kw_only=True, tag="mqtt"):
     topic: Text
 
     def covers(self, reach: Reach) -> bool:
-        below = reach.text == self.topic if reach.constant else False
-        return _server(self.url) == _server(reach.url) and (below or reach.text.startswith(f"{_level(self.topic)}/"))
+        server, topic = _split(self.url)[0], self.topic.removesuffix("#").rstrip("/")
+        at_or_below = _below(reach.text, topic) if reach.constant else reach.text.startswith(f"{topic}/")
+        return bool(server) and server == _split(reach.url)[0] and at_or_below
 
 
 class WebhookRule(_Rule, frozen=True, kw_only=True, tag="webhook"):
@@ -42,8 +43,10 @@ class WebhookRule(_Rule, frozen=True, kw_only=True, tag="webhook"):
     url: Text
 
     def covers(self, reach: Reach) -> bool:
-        path, below = urlsplit(self.url).path.rstrip("/"), urlsplit(reach.url).path
-        return _server(self.url) == _server(reach.url) and (below.rstrip("/") == path or below.startswith(f"{path}/"))
+        server, path = _split(self.url)
+        wanted, below = _split(reach.url)
+        plain = ".." not in below and "%2e" not in below.lower()  # a server may follow them upwards
+        return plain and bool(server) and server == wanted and _below(below.rstrip("/"), path.rstrip("/"))
 
 
 class ExecRule(_Rule, frozen=True, kw_only=True, tag="exec"):
@@ -64,7 +67,7 @@ class FileRule(_Rule, frozen=True, kw_only=True, tag="file"):
     path: Path
 
     def covers(self, reach: Reach) -> bool:
-        return PurePosixPath(reach.text).is_relative_to(self.path)
+        return ".." not in reach.text.split("/") and _below(reach.text, self.path.rstrip("/"))
 
 
 Rule = MqttRule | WebhookRule | ExecRule | FileRule
@@ -100,13 +103,14 @@ def covering(reach: Reach, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     return tuple(r for r in rules if r.__struct_config__.tag == reach.kind and r.covers(reach))
 
 
-def _server(url: str) -> tuple[str, str, int]:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:
-        return "", "", -1
+def _split(url: str) -> tuple[str, str]:
+    """(scheme, host and port; path) of a URL; empty ones of what is none."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        return "", ""
+    scheme, host, port, path = found.groups()
+    return f"{scheme}://{host}:{int(port) if port else _PORTS.get(scheme.lower(), 0)}".lower(), path or "/"
 
 
-def _level(topic: str) -> str:
-    return topic.removesuffix("#").rstrip("/")
+def _below(text: str, folder: str) -> bool:
+    return text == folder or text.startswith(f"{folder}/")

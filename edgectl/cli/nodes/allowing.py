@@ -43,7 +43,10 @@ def allow(
     yes: YesOption = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Sign what `allow:` in fleet.yaml lets nodes' actions do, and bring it to them. A deploy signs it too."""
+    """Sign what actions may do (allow:), and tell the nodes.
+
+    A deploy signs it too.
+    """
     from edgectl.core.allowing import allowances, differing, with_allowances
     from edgectl.delivery.allowing import bring
 
