@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import yaml
+from edgectl_agent.config import HOST_CHANNELS
 
 from tests.scenarios.fleets import until
 from tests.support.cli import Shell
@@ -111,6 +113,16 @@ def test_a_node_with_a_certificate_is_collected_and_its_private_key_never_left_i
     assert not list(story.shell.folder.rglob("node.key"))
     held = story.shell.folder / ".edgectl" / "certificates" / "n1.crt"
     assert held.read_bytes() == (_tls(story) / "node.crt").read_bytes()
+
+
+def test_what_its_source_delivers_is_recorded_over_mutual_tls_before_there_is_a_model(story: Story) -> None:
+    out = story.shell.folder / "host.parquet"
+    said = story.shell.ok("data", "record", "n1", "--source", "host", "--for", "1s", "--out", str(out), "-o", "json")
+    found = json.loads(said)["recording"]
+    assert (found["node"], found["gaps"], found["ended"]) == ("n1", [], "time")
+    assert list(found["channels"]) == list(HOST_CHANNELS)
+    assert pyarrow.parquet.read_metadata(out).num_rows == found["readings"]
+    story.shell.fails(30, "data", "record", "n1", "--source", "none", says="n1 has no source 'none', known are: host")
 
 
 def test_the_machine_is_its_owners_where_nobody_says_how_to_log_in(story: Story) -> None:

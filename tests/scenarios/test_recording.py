@@ -15,16 +15,22 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from edgectl_agent.core.bundle import encode
 from edgectl_agent.core.recordings import RecordingPage, RecordingStatus
 
 from edgectl.connectors.client import NodeClient
 from edgectl.connectors.local import LocalConnector
+from edgectl.connectors.ssh import SshConnector
+from edgectl.connectors.ssh_pool import Pool
 from edgectl.core.errors import RemoteRefused, UsageError
 from edgectl.history.parts import Parts, Summary
 from edgectl.history.record import Tools, Wanted, record
+from edgectl.machine.layout import Layout
+from edgectl.machine.service import Supervised
 from tests.support.agents import AgentProcess, replay, stage, write_plant
 from tests.support.bundles import make_bundle, make_release
+from tests.support.sshd import Sshd, way
 
 STREAMS, SECONDS = 5, 4_000
 TAIL: dict[str, Any] = {
@@ -268,3 +274,21 @@ def test_the_command_resumes_after_ctrl_c_and_its_file_can_be_trained_on(tmp_pat
     trained = edgectl(workspace, "train", "press", "--data", str(out), "-o", "json", check=False)
     assert trained.returncode == 0, trained.stderr
     assert os.listdir(tmp_path / "fleet" / ".edgectl" / "nodes" / "n1" / "data" / "recordings") == []
+
+
+def test_a_node_behind_ssh_is_recorded_through_its_tunnel(tmp_path: Path, plant: Path, ssh_server: Sshd) -> None:
+    (tmp_path / "known_hosts").write_text(ssh_server.pin)
+    pool, layout = Pool(), Layout.within(str(tmp_path / "n1"))
+    command = (sys.executable, "-m", "edgectl_agent", "run", "--config", layout.agent_yaml)
+    reach = way(ssh_server, tmp_path, "n1", pool)
+    node = SshConnector(reach, layout, lambda host: Supervised(host, layout, command))
+    said = {"version": 1, "node": "n1", "data_dir": layout.data, "sources": {"s": replay(plant, speed="max")}}
+    node.place({"agent.yaml": yaml.safe_dump(said | {"snapshot": {"every": "200ms"}}).encode()})
+    try:
+        node.start()
+        record(NodeClient("n1", node), wanted(tmp_path / "s.parquet"), tools())
+    finally:
+        node.stop()
+        node.close()
+        pool.close()
+    assert recorded(tmp_path / "s.parquet") == written(plant)
