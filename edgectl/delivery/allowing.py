@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgectl.core.errors import NodeUnreachable, RemoteRefused
+from edgectl.core.errors import NOT_TRIED, NodeUnreachable, RemoteRefused
 from edgectl.delivery.parallel import each
 from edgectl.delivery.runner import Tools
 
@@ -10,7 +10,7 @@ UPDATE_S = 60.0
 
 
 def bring(nodes: tuple[str, ...], tools: Tools) -> dict[str, tuple[str, str]]:
-    """Node → (``told``, ``fetches it`` or ``failed``, why); the signed repository is published first."""
+    """Node → (``told``, ``fetches it``, ``not told`` or ``failed``, why); the signed repository is published first."""
     if nodes:
         tools.signed(nodes)
     return each(nodes, lambda name: _bring(name, tools), forks=tools.forks, stop=tools.stop)
@@ -29,6 +29,6 @@ def _bring(name: str, tools: Tools) -> tuple[str, str]:
         tools.store.nodes.save(node.status(), tools.clock_ns())
         return "told", ""
     except (NodeUnreachable, RemoteRefused) as e:
-        return "failed", e.message
+        return ("not told" if e.reason in NOT_TRIED else "failed"), e.message
     finally:
         node.close()

@@ -49,6 +49,7 @@ def allow(
     """
     from edgectl.core.allowing import allowances, differing, with_allowances
     from edgectl.delivery.allowing import bring
+    from edgectl.delivery.survey import check_pending
 
     chosen = settings(ctx)
     workspace = chosen.workspace
@@ -67,6 +68,8 @@ def allow(
             if not confirm(f"Sign other rules for {len(changed)} nodes?", yes=yes, settings=chosen):
                 return note("nothing was changed")
             assignment = with_allowances(current, wanted, fleet.fleet, who)
+            if current is not None and assignment.epoch != current.epoch:
+                check_pending(store.nodes.all(), current)
             repository.assign(assignment, wiring.now(), repository.versions().timestamp)
             digest = repository.versions().assignment_sha256
             store.rollouts.signed(assignment, digest, None, "nodes allow", time.time_ns())
