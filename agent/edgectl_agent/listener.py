@@ -114,7 +114,17 @@ class _Server(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._ending.set)
 
 
-class _Patient(H11Protocol):
+class Quiet(H11Protocol):
+    """Ends a connection on which noise follows a request that was answered; uvicorn's answer to that is a traceback."""
+
+    def handle_events(self) -> None:
+        try:
+            super().handle_events()
+        except h11.LocalProtocolError:
+            self.transport.close()
+
+
+class _Patient(Quiet):
     """Patient for `HEAD_S`: uvicorn itself waits for ever for the head of a request."""
 
     _timer: asyncio.TimerHandle | None = None
@@ -129,12 +139,6 @@ class _Patient(H11Protocol):
             self._disarm()
         elif self._timer is None:
             self._arm()
-
-    def handle_events(self) -> None:
-        try:
-            super().handle_events()
-        except h11.LocalProtocolError:  # uvicorn answers 400 to noise behind a request that ends the connection
-            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()

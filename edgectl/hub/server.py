@@ -15,6 +15,7 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 import uvicorn
+from edgectl_agent.listener import Quiet
 from starlette.types import ASGIApp
 
 from edgectl.core.errors import ConfigError, StorageError, UsageError
@@ -99,7 +100,7 @@ def serving(app: ASGIApp, listen: Listen) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Quiet,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -23,6 +23,7 @@ from tests.support.bundles import make_bundle, make_release
 
 RAW = encode(make_bundle(1))
 FIELDS: dict[str, Any] = {"stream": "machine", "time": "ts", "channels": {"value": "v"}}
+UNITS = {"units": {"value": "degC"}, "unit_columns": {"value": "unit"}}
 BEGIN = 1_773_000_000
 HUGE = 100 << 20
 GROWN_MIB = 64
@@ -49,6 +50,7 @@ BAD = {
     ],
     "bad-stream": [b'{"machine":"","ts":1,"v":1}', b'{"machine":"%s","ts":1,"v":1}' % (b"x" * 201)],
     "not-a-number": [b'{"machine":"m","ts":1,"v":"12"}', b'{"machine":"m","ts":1,"v":{"a":1}}'],
+    "unit-mismatch": [b'{"machine":"m","ts":1,"v":1,"unit":"degF"}'],
     "not-finite": [b'{"machine":"m","ts":1,"v":1e309}'],
 }  # fmt: skip
 
@@ -80,7 +82,7 @@ class Node:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("bad")
     tails = {
-        name: {"type": "tail", "path": str(folder / f"{name}.jsonl"), **FIELDS, "history": True}
+        name: {"type": "tail", "path": str(folder / f"{name}.jsonl"), **FIELDS, **UNITS, "history": True}
         for name in ("worst", "bomb", "clocks")
     }
     broker = {"type": "mqtt", "url": "mqtt://127.0.0.1:9", "topic": "t", **FIELDS}
