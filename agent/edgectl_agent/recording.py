@@ -193,7 +193,9 @@ class Recorder:
                 warn("recording-unusable", folder=path.parent.name, message=str(e))
                 shutil.rmtree(path.parent, ignore_errors=True)
                 continue
-            if kept.order.source not in sources or self._clock() > kept.status.until_ns + _KEPT_NS:
+            feed = sources.get(kept.order.source)
+            same = feed and (feed.channels, feed.categories) == (kept.status.channels, kept.status.categories)
+            if not same or self._clock() > kept.status.until_ns + _KEPT_NS:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 continue
             recording = Recording(path.parent, kept, self._boot)

@@ -163,9 +163,10 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
         return size
 
-    def forget(self) -> None:
-        """Nothing was recorded."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def fits(self, status: RecordingStatus) -> bool:
+        """Whether the source still has the columns that the parts have."""
+        parts = self._parts()
+        return not parts or pq.read_schema(parts[-1]).equals(schema(status))
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.parquet"))

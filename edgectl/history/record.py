@@ -163,6 +163,11 @@ class _Run:
         table_columns = [*status.channels, *status.categories]
         if not table_columns:
             raise ConfigError(f"node {self.node.name}: source {self.wanted.source} has no channels")
+        if not self.parts.fits(status):
+            raise UsageError(
+                f"{self.parts.folder}: source {status.source} has other channels now than when it was begun",
+                hint="give another --out, or remove the folder",
+            )
         if self.parts.begun() is None:
             self.parts.begin(self.begun)
         elif status.head < self.progress.head or status.readings < self.progress.taken:

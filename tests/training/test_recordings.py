@@ -91,3 +91,13 @@ def test_readings_that_never_came_are_a_gap_at_the_end() -> None:
     assert ended_with(merged(one, block(2, 2), replayable=True), ended).gaps[0] == Gap(
         after_ns=25, before_ns=0, readings=1, why=ended_with(one, ended).gaps[0].why
     )
+
+
+def test_parts_of_other_channels_are_told_from_those_of_the_source_as_it_is(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "s.parquet")
+    assert parts.fits(status())
+    parts.folder.mkdir()
+    parts.add(table([block(1, 0)], status()), Progress())
+    assert parts.fits(status())
+    other = RecordingStatus(id="r", node="n1", source="s", started_ns=0, until_ns=9, channels=("vib",))
+    assert not parts.fits(other)
