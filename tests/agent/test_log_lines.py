@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -142,3 +143,10 @@ def test_a_time_that_no_event_can_have_is_counted_and_the_line_behind_is_read(st
 
     assert found.rejected == {"bad-time": 1}
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("evil", [b":", b"/a", b"a.", b"a1-", b"ab:", b"aError_", b"1.", b"\0", b"\xff"])
+def test_no_line_costs_much_time(evil: bytes) -> None:
+    began = time.thread_time()
+    decoder().decode([b"2026-03-14T09:12:00Z web-1 INFO " + evil * (4000 // len(evil)), evil * (1 << 18)])
+    assert time.thread_time() - began < 0.1

@@ -21,6 +21,8 @@ UNSEEN = "unseen"
 _LEAF_WORDS = 2
 MAX_CHARS = 400
 """Of a masked message; what follows is cut off."""
+_MAX_RAW_CHARS = 1000
+"""Of a message that is looked at: hostile ones cost no more time."""
 
 # Bounded where each character may begin a try, so that 4,000 colons or slashes take no time by their square.
 _MASK = re.compile(
@@ -31,7 +33,7 @@ _MASK = re.compile(
     r"|(?=[a-fA-F]*[0-9])[0-9a-fA-F]{6,}(?![A-Za-z0-9])"  # hexadecimal identifiers
     r"|\d+(?:[.,:]\d+)*"  # numbers, IPv4, ports
     r")"
-    r"|(?:/[\w.@%+-]+){2,32}\.[A-Za-z]{1,5}(?![\w/])"  # files
+    r"|(?:/[\w.@%+-]{1,64}){2,12}\.[A-Za-z]{1,5}(?![\w/])"  # files
 )
 
 
@@ -39,7 +41,8 @@ def masked(messages: Sequence[str]) -> list[str]:
     """Messages without line feeds, each with its variable parts as ``<*>``, cut to `MAX_CHARS`; in one pass."""
     if not messages:
         return []
-    return [text[:MAX_CHARS] for text in _MASK.sub(PARAMETER, "\n".join(messages)).split("\n")]
+    raw = [message[:_MAX_RAW_CHARS] for message in messages]
+    return [text[:MAX_CHARS] for text in _MASK.sub(PARAMETER, "\n".join(raw)).split("\n")]
 
 
 def masked_one(message: str) -> str:

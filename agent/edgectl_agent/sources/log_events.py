@@ -23,6 +23,8 @@ BEGINS = rb"(?=[^\s}])(?!Caused by:|Traceback \(|\.\.\. \d+ more|[A-Za-z_][\w.]*
 """What begins an event if nothing is said: Java's and Python's traces belong to the line before them."""
 
 
+_LOOK_BYTES = 400
+"""Of a line, to see whether it begins an event."""
 _ROUNDS = 8
 """Blocks that one `read` looks at for the end of an event."""
 
@@ -50,7 +52,7 @@ class Joiner:
         offsets: list[int] = []
         begins, offset = self._begins, ends.tolist()
         for i, line in enumerate(lines):
-            if begins(line):
+            if begins(line, 0, _LOOK_BYTES):
                 if self._lines:
                     events.append(b"\n".join(self._lines) if len(self._lines) > 1 else self._lines[0])
                     offsets.append(self._end)
