@@ -23,7 +23,7 @@ from edgectl.training.recipe_file import FeatureEntry
 
 DEFAULT_BINS: dict[bundle.Period, int] = {"day": 24, "week": 4}
 """Per day: an hour each; of the week, six hours each."""
-_QUANTILE_ERROR, _DISTINCT_ERROR = 0.05, 0.1
+_QUANTILE_ERROR, _HABIT_ERROR, _DISTINCT_ERROR = 0.05, 0.1, 0.1
 _DECADES = 1e6
 """From the resolution to the highest value, where no range says it."""
 _SHARE_OF_RANGE = 1e-4
@@ -97,6 +97,34 @@ def _quantiles(key: str, entry: FeatureEntry, names: Names, of: tuple[str, ...],
         if not 0 <= quantile <= 1:
             raise wrong(f"{key}.quantiles", "numbers from 0 to 1", f"{quantile:g}")
     channels = [channel for channel in names.channels if channel.name in of]
+    resolution, highest = _scale(key, entry, channels)
+    return bundle.QuantileFeatures(
+        channels=of,
+        window_ns=window_ns,
+        panes=_panes(key, entry, 5),
+        quantiles=entry.quantiles,
+        error=_number(f"{key}.error", entry.error, _QUANTILE_ERROR, 0.005, 0.5),
+        resolution=resolution,
+        highest=highest,
+        signed=any(channel.low is None or channel.low < 0 for channel in channels),
+    )
+
+
+def _habit(key: str, entry: FeatureEntry, names: Names) -> Features:
+    of = _channels(key, entry, names)
+    resolution, highest = _scale(key, entry, [channel for channel in names.channels if channel.name in of])
+    return bundle.HabitFeatures(
+        channels=of,
+        window_ns=duration(f"{key}.habit", entry.habit),
+        panes=_panes(key, entry, 3),
+        error=_number(f"{key}.error", entry.error, _HABIT_ERROR, 0.005, 0.5),
+        resolution=resolution,
+        highest=highest,
+    )
+
+
+def _scale(key: str, entry: FeatureEntry, channels: list[Channel]) -> tuple[float, float]:
+    """From which size to which a histogram tells values apart."""
     ends = [(c.low, c.high) for c in channels]
     highest = max((max(abs(low), abs(high)) for low, high in ends if low is not None and high is not None), default=0.0)
     open_ended = next(
@@ -110,16 +138,7 @@ def _quantiles(key: str, entry: FeatureEntry, names: Names, of: tuple[str, ...],
         highest = max(highest, resolution * _DECADES)
     if not 0 < resolution < highest <= resolution * 1e12:
         raise wrong(f"{key}.resolution", f"a number above 0 and below {highest:g}", f"{resolution:g}")
-    return bundle.QuantileFeatures(
-        channels=of,
-        window_ns=window_ns,
-        panes=_panes(key, entry, 5),
-        quantiles=entry.quantiles,
-        error=_number(f"{key}.error", entry.error, _QUANTILE_ERROR, 0.005, 0.5),
-        resolution=resolution,
-        highest=highest,
-        signed=any(low is None or low < 0 for low, _ in ends),
-    )
+    return resolution, highest
 
 
 def _instant(key: str, entry: FeatureEntry, names: Names) -> Features:
@@ -244,6 +263,7 @@ FORMS = {
     "lag": Form(_lag, ("of", "kinds")),
     "timing": Form(_timing, ("half_life",)),
     "seasonal": Form(_seasonal, ("of", "kinds", "bins", "zone", "half_life")),
+    "habit": Form(_habit, ("of", "panes", "error", "resolution")),
     "distinct": Form(_distinct, ("of", "panes", "error")),
     "counts": Form(_counts, ("of", "panes", "values")),
     "new": Form(_new, ("of", "panes", "capacity", "share")),

@@ -85,6 +85,7 @@ class FeatureEntry(_Entry, frozen=True, kw_only=True):
     lag: int | tuple[int, ...] = ()
     timing: tuple[TimingKind, ...] = ()
     seasonal: tuple[Period, ...] = ()
+    habit: str = ""
     distinct: str = ""
     counts: str = ""
     new: str = ""

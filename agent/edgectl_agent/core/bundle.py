@@ -138,6 +138,21 @@ class QuantileFeatures(_Strict, frozen=True, kw_only=True, tag="quantile"):
             raise ValueError("quantiles span from resolution to highest, at most a factor of 1e12")
 
 
+class HabitFeatures(_Strict, frozen=True, kw_only=True, tag="habit"):
+    """How far a value's size is from the stream's own habit over a sliding window, in octaves and robust."""
+
+    channels: tuple[str, ...]
+    window_ns: PositiveInt
+    panes: Panes = 3
+    error: Annotated[float, msgspec.Meta(ge=0.005, le=0.5)]
+    resolution: Annotated[float, msgspec.Meta(gt=0)]
+    highest: Annotated[float, msgspec.Meta(gt=0)]
+
+    def __post_init__(self) -> None:
+        if not 1 < self.highest / self.resolution <= 1e12:
+            raise ValueError("a habit spans from resolution to highest, at most a factor of 1e12")
+
+
 class DistinctFeatures(_Strict, frozen=True, kw_only=True, tag="distinct"):
     """How many different values the categories had over a sliding window."""
 
@@ -191,6 +206,7 @@ Features = (
     | TimingFeatures
     | SeasonalFeatures
     | QuantileFeatures
+    | HabitFeatures
     | DistinctFeatures
     | CountFeatures
     | NewFeatures
@@ -201,7 +217,7 @@ Features = (
 def span_ns(group: Features) -> int:
     """How far back in event time a group mainly looks, hence how long a stream takes to fill it.
 
-    0 for what needs no window; baselines of the day or week, and what is new, take too long to wait for.
+    0 for what needs no window; baselines of the day or week, habits, and what is new, take too long to wait for.
     """
     if isinstance(group, TumblingFeatures):
         return group.window_ns * (2 if "closed" in group.parts else 1)

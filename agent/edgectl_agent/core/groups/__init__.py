@@ -9,6 +9,7 @@ from edgectl_agent.core import bundle
 from edgectl_agent.core.groups.counts import Counts
 from edgectl_agent.core.groups.decayed import Decayed
 from edgectl_agent.core.groups.distinct import Distinct
+from edgectl_agent.core.groups.habits import Habits
 from edgectl_agent.core.groups.interface import Group
 from edgectl_agent.core.groups.lags import Lags
 from edgectl_agent.core.groups.novelty import Novelty
@@ -25,6 +26,7 @@ _KINDS: dict[type, Callable[[Any, bundle.FeatureSpec], Group]] = {
     bundle.TimingFeatures: Timing,
     bundle.SeasonalFeatures: Seasonal,
     bundle.QuantileFeatures: Quantiles,
+    bundle.HabitFeatures: Habits,
     bundle.DistinctFeatures: Distinct,
     bundle.CountFeatures: Counts,
     bundle.NewFeatures: Novelty,

@@ -30,6 +30,8 @@ def group_names(group: bundle.Features, spec: bundle.FeatureSpec) -> list[str]:
             return [f"{c}.{kind}.{period}" for c in channels for period in periods for kind in kinds]
         case bundle.QuantileFeatures(channels=channels, window_ns=window_ns, quantiles=quantiles):
             return [f"{c}.p{100 * q:g}.{format_duration(window_ns)}" for c in channels for q in quantiles]
+        case bundle.HabitFeatures(channels=channels, window_ns=window_ns):
+            return [f"{c}.habit.{format_duration(window_ns)}" for c in channels]
         case bundle.DistinctFeatures(categories=categories, window_ns=window_ns):
             return [f"{c}.distinct.{format_duration(window_ns)}" for c in categories]
         case bundle.CountFeatures(categories=categories, window_ns=window_ns, values=values):

@@ -12,40 +12,39 @@ value gives a missing one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgectl_agent.core.batch import Float64, Int64
-from edgectl_agent.core.bundle import FeatureSpec, QuantileFeatures
+from edgectl_agent.core.bundle import FeatureSpec, HabitFeatures, QuantileFeatures
 from edgectl_agent.core.groups.interface import Group, Rows, channel_columns
 from edgectl_agent.core.groups.panes import Panes, counted
 
 
-class Quantiles(Group):
+class Histograms(Group):
     """A histogram per channel and pane."""
 
-    def __init__(self, group: QuantileFeatures, spec: FeatureSpec) -> None:
-        self._group = group
+    def __init__(self, group: QuantileFeatures | HabitFeatures, spec: FeatureSpec) -> None:
         self._columns = channel_columns(spec, group.channels)
-        self.width = len(group.channels) * len(group.quantiles)
         gamma = (1 + group.error) / (1 - group.error)
         bounds = [group.resolution]
         while bounds[-1] < group.highest:
             bounds.append(group.resolution * gamma ** len(bounds))
         self._bounds = np.array(bounds)
         middles = np.array([0.0, *(2 * bound / (gamma + 1) for bound in bounds[1:])])
-        self._below = len(bounds) - 1 if group.signed else 0
+        signed = isinstance(group, QuantileFeatures) and group.signed
+        self._below = len(bounds) - 1 if signed else 0
         """Buckets below the one around zero."""
-        self._middles = np.concatenate([-middles[:0:-1], middles]) if group.signed else middles
+        self._middles = np.concatenate([-middles[:0:-1], middles]) if signed else middles
         shape = (len(group.channels), len(self._middles))
         self._panes = Panes(group.window_ns, group.panes, shape, np.uint32, np.add)
         self.state = self._panes.state
 
-    def push(self, rows: Rows) -> Float64:
-        values = rows.values[:, self._columns]
+    def _windows(self, rows: Rows, index: Int64, valid: NDArray[np.bool_]) -> Iterator[NDArray[np.uint32]]:
+        """Adds the readings; counts of the window just after each one, channel by channel, shape (n, buckets)."""
         opened = self._panes.open(rows.stream, rows.event_time)
-        valid, index = ~np.isnan(values), self._bucket(values)
-        x = np.empty((len(rows), len(self._columns), len(self._group.quantiles)))
         final = np.empty_like(opened.start)
         running = []
         for c in range(len(self._columns)):
@@ -53,10 +52,7 @@ class Quantiles(Group):
             final[:, c] = running[c][opened.runs.ends]
         closed = self._panes.close(opened, final)
         for c, counts in enumerate(running):
-            total = np.cumsum(counts + closed[opened.runs.of_row, c], axis=1, dtype=np.uint32)
-            for i, quantile in enumerate(self._group.quantiles):
-                x[:, c, i] = self._quantile(total, quantile)
-        return x.reshape(len(rows), self.width)
+            yield counts + closed[opened.runs.of_row, c]
 
     def _bucket(self, values: Float64) -> Int64:
         known = np.where(np.isnan(values), 0.0, values)
@@ -65,9 +61,28 @@ class Quantiles(Group):
         found: Int64 = signed + self._below
         return found
 
-    def _quantile(self, total: NDArray[np.uint32], quantile: float) -> Float64:
-        """Of cumulative counts, shape (n, buckets)."""
-        n = total[:, -1]
-        rank = np.floor(quantile * (np.maximum(n, 1) - 1)).astype(np.uint32)
-        found = self._middles[(total > rank[:, None]).argmax(axis=1)]
-        return np.where(n > 0, found, np.nan)
+
+class Quantiles(Histograms):
+    """Quantiles of the window that ends with the reading."""
+
+    def __init__(self, group: QuantileFeatures, spec: FeatureSpec) -> None:
+        super().__init__(group, spec)
+        self._quantiles = group.quantiles
+        self.width = len(group.channels) * len(group.quantiles)
+
+    def push(self, rows: Rows) -> Float64:
+        values = rows.values[:, self._columns]
+        x = np.empty((len(rows), len(self._columns), len(self._quantiles)))
+        for c, counts in enumerate(self._windows(rows, self._bucket(values), ~np.isnan(values))):
+            total = np.cumsum(counts, axis=1, dtype=np.uint32)
+            for i, quantile in enumerate(self._quantiles):
+                place = ranked(total, quantile)
+                x[:, c, i] = np.where(total[:, -1] > 0, self._middles[place], np.nan)
+        return x.reshape(len(rows), self.width)
+
+
+def ranked(total: NDArray[np.uint32], quantile: float) -> Int64:
+    """The bucket of the value of rank ``⌊q (n - 1)⌋``; cumulative counts of shape (n, buckets), the first of none."""
+    rank = np.floor(quantile * (np.maximum(total[:, -1], 1) - 1)).astype(np.uint32)
+    found: Int64 = (total > rank[:, None]).argmax(axis=1)
+    return found
