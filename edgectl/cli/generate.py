@@ -43,3 +43,30 @@ def logs(
         write_periods(labels, service.labels(after * 60, hours * 60, faults))
         note(f"{len(faults)} faults in {labels}")
     note(f"{count:,} lines in {out}")
+
+
+@app.command()
+def transactions(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; it must not exist.")],
+    days: Annotated[int, typer.Option(min=1, max=3660, help="How long the records are.")] = 60,
+    after: Annotated[int, typer.Option(min=0, max=3660, help="Days of the cards' lives before them.")] = 0,
+    cards: Annotated[int, typer.Option(min=10, max=100_000, help="Cards, each a stream.")] = 100,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Put frauds in, and write down which and when (CSV).")
+    ] = None,
+    by: Annotated[str, typer.Option(metavar="card|merchant", help="Whose frauds the labels are.")] = "card",
+    quiet_days: Annotated[int, typer.Option(min=0, help="Days at the beginning without frauds, to warm up.")] = 14,
+    each: Annotated[int, typer.Option(min=1, max=10_000, help="Frauds of each kind.")] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Another one is another bank.")] = 1,
+) -> None:
+    """Card payments: habits, journeys, and with --labels frauds of five kinds."""
+    from edgectl.generate.writing import write_transactions
+
+    with progress(f"generate {out}", days) as bar:
+        frauds, count = write_transactions(
+            out, labels, seed=seed, cards=cards, after=after, days=days, quiet_days=quiet_days, each=each, by=by,
+            tick=lambda: bar.advance(1),
+        )  # fmt: skip
+    if labels is not None:
+        note(f"{frauds} frauds in {labels}")
+    note(f"{count:,} records in {out}")

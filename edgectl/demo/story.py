@@ -15,13 +15,16 @@ import msgspec
 from edgectl_agent.core.units import DAY_NS
 from rich.console import Console
 
+from edgectl.core.evaluation import Outcome, Period, judge
 from edgectl.demo import logs
 from edgectl.demo.broken import add_damaged_copy
 from edgectl.demo.feed import Order, Settings
 from edgectl.demo.fleet import DemoFolder
 from edgectl.demo.latency import Collected, Fault, Summary, summarise
 from edgectl.demo.shell import AGENT, Shell, StepFailed
+from edgectl.demo.transactions import catch_frauds
 from edgectl.generate import plant
+from edgectl.measuring.scoring import one_line
 from edgectl.registry.directory import DirectoryRegistry
 
 T = TypeVar("T")
@@ -65,6 +68,7 @@ class Demo:
         self._roll_back()
         self._look()
         logs.play(self.shell)
+        catch_frauds(self.shell)
         return summary
 
     def _prepare(self) -> subprocess.Popen[bytes]:
@@ -150,7 +154,15 @@ class Demo:
             style="bold",
             highlight=False,
         )
+        self.shell.say(one_line(self._judged()))
         return summary
+
+    def _judged(self) -> Outcome:
+        """All faults of the plant so far against all its alerts, over all the time that it was watched live."""
+        faults = [Period(f.event_ns, f.until_ns, f.stream, f.kind) for f in self._faults()]
+        onsets = {row.id: (row.stream, row.onset_ns) for row in self._collected()}
+        live = sum((self.place.plant / f"{node}.jsonl").read_bytes().count(b"\n") for node in NODES)
+        return judge(faults, onsets.values(), live * plant.STEP_NS / DAY_NS)
 
     def _stop_a_broken_model(self) -> None:
         self.shell.heading("6 · A release whose weights were damaged after calibration, validly signed")

@@ -12,17 +12,21 @@ hour). Of a merchant: ``compromise`` (charges of one size on many cards that wer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.units import DAY_NS, SECOND_NS, iso
 
 from edgectl.core.evaluation import WATCHED, Period
 
 CardFraud = Literal["testing", "amount", "abroad", "velocity"]
+Key = Literal["card", "merchant"]
 KINDS: tuple[CardFraud, ...] = get_args(CardFraud)
+MERCHANT_KINDS = ("compromise", "testing")
+"""Frauds that show at a merchant."""
 COUNTRIES = ("FR", "DE", "IT", "ES", "NL", "BE", "GB", "PL", "PT", "AT", "US", "BR", "TH", "NG", "ID", "TR")
 _HOME, _TRAVEL = 10, 14
 """Cards live in the first so many countries, travel to the first so many; frauds abroad come from any."""
@@ -83,11 +87,14 @@ class Bank:
         found += [p for fraud in frauds for p in fraud.payments if start <= p.time_ns < start + DAY_NS]
         return sorted(found)
 
-    def records(self, first: int, days: int, frauds: Sequence[Fraud] = ()) -> Iterator[dict[str, Any]]:
-        """Records ``{ts, card, amount, merchant, country, channel}`` of `days` days, by time."""
+    def records(
+        self, first: int, days: int, frauds: Sequence[Fraud] = (), tick: Callable[[], None] = lambda: None
+    ) -> Iterator[dict[str, Any]]:
+        """Records ``{ts, card, amount, merchant, country, channel}`` of `days` days, by time; `tick` after each day."""
         for number in range(first, first + days):
             for payment in self.day(number, frauds):
                 yield payment.record()
+            tick()
 
     def frauds(self, first: int, days: int, each: int) -> tuple[Fraud, ...]:
         """`each` frauds of every kind in these days, on cards and merchants chosen by the seed."""
@@ -103,17 +110,21 @@ class Bank:
                     raise ValueError(f"expected fewer frauds for {self.cards} cards and {days} days, found {each} each")
             taken.setdefault(card, []).append(day)
             found.append(self._fraud(kind, card, day, random))
-        for number in range(max(1, each // 5)):
-            found.append(self._compromise(number, first + int(random.integers(days)), random))
+        for _ in range(max(1, each // 5)):
+            found.append(self._compromise(first + int(random.integers(days)), random))
         return tuple(sorted(found, key=lambda fraud: fraud.label.start_ns))
 
-    def labels(self, first: int, days: int, frauds: Sequence[Fraud], key: str) -> list[Period]:
+    def labels(self, first: int, days: int, frauds: Sequence[Fraud], key: Key) -> list[Period]:
         """What to judge alerts by: frauds of the ``card`` or ``merchant`` key, and which streams were watched.
 
-        A compromised merchant is the merchant's fraud alone: no single card of it shows more than a new shop.
+        A compromised merchant is the merchant's fraud alone: no single card of it shows more than a new shop. A card
+        that is tested shows at the merchant too.
         """
         start = self.start_ns + first * DAY_NS
-        found = [fraud.label for fraud in frauds if (fraud.kind == "compromise") == (key == "merchant")]
+        if key == "card":
+            found = [fraud.label for fraud in frauds if fraud.kind != "compromise"]
+        else:
+            found = [replace(f.label, stream=f.payments[0].merchant) for f in frauds if f.kind in MERCHANT_KINDS]
         streams = self.names if key == "card" else tuple(_merchant(i) for i in range(_MERCHANTS))
         return [*found, *(Period(start, start + days * DAY_NS - 1, stream, WATCHED) for stream in streams)]
 
@@ -137,9 +148,13 @@ class Bank:
             amount = round(float(np.exp(random.normal(trait.level + factor, trait.spread))), 2)
             found.append(
                 Payment(
-                    _whole(start + hour * _HOUR_NS), card, max(amount, 0.5), _merchant(merchant),
-                    trait.home if online else country, "online" if online else "chip",
-                )  # fmt: skip
+                    _whole(start + hour * _HOUR_NS),
+                    card,
+                    max(amount, 0.5),
+                    _merchant(merchant),
+                    trait.home if online else country,
+                    "online" if online else "chip",
+                )
             )
         return found
 
@@ -165,9 +180,10 @@ class Bank:
         def payment(after_ns: float, amount: float, merchant: int, country: str, channel: str) -> Payment:
             return Payment(_whole(at + after_ns), card, round(amount, 2), _merchant(merchant), country, channel)
 
+        waits: Float64
         if kind == "testing":
             merchant = int(random.integers(_MERCHANTS))
-            waits = np.cumsum(random.uniform(5, 60, int(random.integers(8, 20)))) * SECOND_NS
+            waits = np.asarray(np.cumsum(random.uniform(5, 60, int(random.integers(8, 20)))) * SECOND_NS, np.float64)
             paid = tuple(payment(w, random.uniform(0.5, 3), merchant, trait.home, "online") for w in waits)
         elif kind == "amount":
             merchant, amount = int(random.choice(trait.merchants)), usual * float(random.uniform(12, 40))
@@ -175,29 +191,26 @@ class Bank:
         elif kind == "abroad":
             others = [c for c in COUNTRIES if c != trait.home]
             country, merchant = str(random.choice(others)), int(random.integers(_MERCHANTS))
-            waits = np.arange(int(random.integers(2, 5))) * 10.0 * _MINUTE_NS
+            waits = np.arange(int(random.integers(2, 5)), dtype=np.float64) * 10 * _MINUTE_NS
             paid = tuple(payment(w, usual * random.uniform(2, 8), merchant, country, "stripe") for w in waits)
         else:
-            waits = np.sort(random.uniform(0, 50, int(random.integers(8, 14)))) * _MINUTE_NS
+            waits = np.sort(random.uniform(0, 50, int(random.integers(8, 14)))) * float(_MINUTE_NS)
             paid = tuple(
                 payment(w, usual * random.uniform(0.7, 2), int(random.integers(_MERCHANTS)), trait.home, "chip")
                 for w in waits
             )
         return Fraud(kind, card, paid)
 
-    def _compromise(self, number: int, day: int, random: np.random.Generator) -> Fraud:
+    def _compromise(self, day: int, random: np.random.Generator) -> Fraud:
         merchant = int(random.integers(_MERCHANTS))
         at = self.start_ns + day * DAY_NS + int(random.uniform(1, 21) * _HOUR_NS)
         amount, cards = float(random.uniform(40, 90)), random.permutation(self.cards)[: int(random.integers(15, 30))]
-        paid = tuple(
-            Payment(
-                _whole(at + random.uniform(0, 2) * _HOUR_NS), self.names[int(card)],
-                round(amount * random.uniform(0.95, 1.05), 2), _merchant(merchant), self._trait(self.names[int(card)]).home,
-                "online",
-            )
-            for card in cards
-        )  # fmt: skip
-        return Fraud("compromise", _merchant(merchant), paid)
+        paid = []
+        for card in (self.names[int(number)] for number in cards):
+            time_ns = _whole(at + random.uniform(0, 2) * _HOUR_NS)
+            charged, home = round(amount * random.uniform(0.95, 1.05), 2), self._trait(card).home
+            paid.append(Payment(time_ns, card, charged, _merchant(merchant), home, "online"))
+        return Fraud("compromise", _merchant(merchant), tuple(paid))
 
     def _random(self, *parts: object) -> np.random.Generator:
         text = "\x1f".join(map(str, (self.seed, *parts)))

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import get_args
 
 from edgectl.core.errors import UsageError
+from edgectl.core.evaluation import WATCHED
+from edgectl.generate import transactions
+from edgectl.periods import write_periods
+
+START_NS = 1_735_689_600 * 10**9
+"""Day 0 of generated transactions: 2025-01-01 UTC."""
 
 
 def write_new(path: Path, lines: Iterable[str]) -> int:
@@ -28,3 +36,56 @@ def write_new(path: Path, lines: Iterable[str]) -> int:
         path.unlink(missing_ok=True)
         raise
     return count
+
+
+def write_transactions(
+    path: Path,
+    labels: Path | None,
+    *,
+    seed: int,
+    cards: int,
+    after: int,
+    days: int,
+    quiet_days: int,
+    each: int,
+    by: str,
+    tick: Callable[[], None],
+) -> tuple[int, int]:
+    """Write days `after` to `after + days` of a bank, with frauds and their labels if `labels` is given.
+
+    Args:
+        path: of the records, a new file.
+        labels: of the labels, which begin after `quiet_days`.
+        seed: of the bank.
+        cards: how many.
+        after: first day.
+        days: how many.
+        quiet_days: of these, without frauds.
+        each: frauds of each kind.
+        by: whose frauds are labelled, ``card`` or ``merchant``.
+        tick: called after each day.
+
+    Returns:
+        How many labelled frauds, how many records.
+
+    Raises:
+        UsageError: a file is there already, nothing is left behind the quiet days, more frauds than cards can have.
+    """
+    bank = transactions.Bank(seed, cards, START_NS)
+    if by not in get_args(transactions.Key):
+        raise UsageError(f"--by: expected card or merchant, found {by!r}")
+    frauds: tuple[transactions.Fraud, ...] = ()
+    if labels is not None:
+        if quiet_days >= days:
+            raise UsageError(f"expected more days than the {quiet_days} without frauds, found {days}")
+        try:
+            frauds = bank.frauds(after + quiet_days, days - quiet_days, each)
+        except ValueError as e:
+            raise UsageError(str(e), hint="lower --each") from None
+    lines = (json.dumps(record) + "\n" for record in bank.records(after, days, frauds, tick))
+    count = write_new(path, lines)
+    if labels is None:
+        return 0, count
+    told = bank.labels(after + quiet_days, days - quiet_days, frauds, "card" if by == "card" else "merchant")
+    write_periods(labels, told)
+    return sum(label.kind != WATCHED for label in told), count

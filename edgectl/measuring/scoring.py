@@ -61,16 +61,24 @@ def render(outcome: Outcome, slack_ns: int) -> str:
         part = outcome.of(kind)
         found = f"{part.found} of {part.faults}"
         lines.append(f"{kind:<{width}}  {found:<8}  {_minutes(part.delay_ns)}")
-    days = f"{outcome.stream_days:.1f} stream-days"
     return "\n".join(
         [
             *lines,
             "",
-            f"precision {_percent(outcome.precision)} · recall {_percent(outcome.recall)} · "
-            f"false alerts {outcome.false_per_stream_day:.2f} per stream-day ({outcome.false} in {days})",
+            one_line(outcome),
             f"An alert belongs to a fault of its stream from the fault's start to {format_duration(slack_ns)} after "
             "its end; a fault counts once, every other alert is false.",
         ]
+    )
+
+
+def one_line(outcome: Outcome) -> str:
+    """The three figures and what they are made of."""
+    return (
+        f"precision {_percent(outcome.precision)} · recall {_percent(outcome.recall)} "
+        f"({outcome.found} of {outcome.faults} faults) · "
+        f"false alerts {outcome.false_per_stream_day:.3g} per stream-day ({outcome.false} in {outcome.stream_days:.1f} "
+        "stream-days)"
     )
 
 

@@ -40,12 +40,13 @@ SEASONAL = bundle.SeasonalFeatures(
 QUANTILE = bundle.QuantileFeatures(
     channels=BOTH, window_ns=MINUTE, panes=6, quantiles=(0.0, 0.5, 0.9), error=0.05, resolution=1e-3, highest=1e6
 )
+HABIT = bundle.HabitFeatures(channels=BOTH, window_ns=MINUTE, panes=6, error=0.1, resolution=1e-3, highest=1e6)
 DISTINCT = bundle.DistinctFeatures(categories=CATEGORIES, window_ns=MINUTE, panes=6, registers=4096)
 COUNT = bundle.CountFeatures(categories=CATEGORIES, window_ns=MINUTE, panes=6, values=("v0", "v1"))
 OWN = bundle.CountFeatures(categories=CATEGORIES, window_ns=MINUTE, panes=6)
 NEW = bundle.NewFeatures(categories=CATEGORIES, memory_ns=MINUTE)
 SHARE = bundle.NewFeatures(categories=CATEGORIES, memory_ns=MINUTE, share_ns=2 * MINUTE, panes=4)
-ALL = (TUMBLING, DECAYED, LAG, TIMING, SEASONAL, QUANTILE, DISTINCT, COUNT, OWN, NEW, SHARE)
+ALL = (TUMBLING, DECAYED, LAG, TIMING, SEASONAL, QUANTILE, HABIT, DISTINCT, COUNT, OWN, NEW, SHARE)
 
 
 def readings(group: Features, streams: int) -> st.SearchStrategy[Batch]:
@@ -394,3 +395,37 @@ def test_a_value_is_new_unless_it_came_in_this_span_or_the_one_before(batch: Bat
 
     check(NEW, batch, new)
     check(SHARE, batch, share)
+
+
+@settings(deadline=None, max_examples=30)
+@given(batch=batches(streams=2))
+def test_a_habit_is_the_median_and_the_middle_half_of_the_sizes_before_in_octaves(batch: Batch) -> None:
+    gamma = 1.1 / 0.9
+
+    def octave(size: float) -> float:
+        mantissa, exponent = math.frexp(max(size, 1e-3))
+        return exponent + math.log2(0.5 + math.floor((mantissa - 0.5) * 8192) / 8192)
+
+    def bucketed(x: float) -> float:
+        """The octave of the bucket that a size lies in."""
+        bound, number = 1e-3, 0
+        while bound < min(abs(x), 1e6):
+            number += 1
+            bound = 1e-3 * gamma**number
+        return octave(2 * bound / (gamma + 1) if number else 0.0)
+
+    def expect(mine: list[Reading]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for channel in BOTH:
+            x = mine[-1].values[channel]
+            before = [r.values[channel] for r in in_window(mine, MINUTE, 6)[:-1]]
+            sizes = sorted(bucketed(b) for b in before if not math.isnan(b))
+            if len(sizes) < 5 or math.isnan(x):
+                out[f"{channel}.habit.1m"] = math.nan
+                continue
+            low, middle, high = (sizes[math.floor(q * (len(sizes) - 1))] for q in (0.25, 0.5, 0.75))
+            spread = (len(sizes) * (high - low) / 1.349 + 8) / (len(sizes) + 8)
+            out[f"{channel}.habit.1m"] = about((octave(abs(x)) - middle) / spread, 10)
+        return out
+
+    check(HABIT, batch, expect)

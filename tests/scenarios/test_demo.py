@@ -29,6 +29,7 @@ def test_the_demo_goes_from_nothing_to_a_rollback_and_leaves_nothing_behind(tmp_
     assert "halted, everything reverted" in text
     assert "4 healthy" in text
     assert "precision 100 % · recall 100 %" in text, "of the log's labelled faults"
+    assert text.count("false alerts") >= 3, "of the plant, of the log and of the payments"
     assert len(running) >= 5, "four agents and the plant ran as processes of their own"
     assert psutil.wait_procs(running, timeout=20)[1] == []
     assert not place.root.exists()
