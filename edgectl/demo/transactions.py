@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import Any
 
 from edgectl.connectors.client import NodeClient
@@ -50,11 +51,12 @@ def _read_to_the_end(shell: Shell, wait_s: float) -> None:
     """Until the node has read every payment; then its alerts are collected."""
     with (shell.folder / "live.jsonl").open("rb") as file:
         lines = sum(1 for _ in file)
-    client = NodeClient(_NODE, LocalConnector(_NODE, find(shell.folder).node(_NODE)))
     deadline, read = time.monotonic() + wait_s, 0
-    while read < lines:
-        if time.monotonic() > deadline:
-            raise StepFailed(f"{_NODE} read {read:,} of {lines:,} payments in {wait_s:.0f} s")
-        time.sleep(0.2)
-        read = sum(source.accepted for source in client.status().sources)
+    with closing(LocalConnector(_NODE, find(shell.folder).node(_NODE))) as connector:
+        client = NodeClient(_NODE, connector)
+        while read < lines:
+            if time.monotonic() > deadline:
+                raise StepFailed(f"{_NODE} read {read:,} of {lines:,} payments in {wait_s:.0f} s")
+            time.sleep(0.2)
+            read = sum(source.accepted for source in client.status().sources)
     shell.run("collect", quiet=True)
