@@ -195,6 +195,8 @@ def test_check_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
         ),
         ("speed: max", "speed: !!timestamp max", "not valid YAML"),
         ("speed: max", "speed: !!bool max", "not valid YAML"),
+        ("every: 5s", f"every: {'9' * 400}s", "expected a duration such as 30s"),
+        ("memory: 200M", f"memory: {'9' * 400}M", "expected a size such as 500kB"),
         ("from: end", "from: end, dead_letter: {limit: 1k}", "dead_letter.limit: expected at least 64k, found '1k'"),
     ],
 )

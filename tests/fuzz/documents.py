@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +23,10 @@ from edgectl_agent.core.messages import AlertPage, Answer, Assignment, Order, Ou
 from edgectl_agent.core.recovery import recover
 from edgectl_agent.snapshots import SnapshotStore
 
-from tests.fuzz.engine import Target
+from tests.fuzz.engine import Target, scratch
 from tests.support.bundles import make_bundle
 
 _COMPAT = Path(__file__).parents[1] / "compat"
-_SHARED = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
-"""Files of a million inputs belong into memory."""
 
 
 def _sample(name: str) -> bytes:
@@ -131,7 +127,7 @@ def _heads() -> Target:
 
 
 def _snapshot() -> Target:
-    folder = Path(tempfile.mkdtemp(prefix="edgectl-fuzz-", dir=_SHARED))
+    folder = scratch()
     header = struct.Struct("<8sIIQ")
 
     def run(data: bytes) -> Hashable:

@@ -7,6 +7,7 @@ dies or hangs. The child writes each input into shared memory before it tries it
 
 from __future__ import annotations
 
+import atexit
 import base64
 import gc
 import json
@@ -14,11 +15,14 @@ import mmap
 import os
 import random
 import resource
+import shutil
 import signal
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.fuzz.mutations import Mutator
@@ -86,6 +90,13 @@ class Outcome:
         said: dict[str, Any] = json.loads(raw)
         said["failures"] = [Failure(kind, detail, base64.b64decode(data)) for kind, detail, data in said["failures"]]
         return Outcome(**said)
+
+
+def scratch() -> Path:
+    """A folder until this process ends; in memory where that goes, because a million inputs wear out a disk."""
+    folder = tempfile.mkdtemp(prefix="edgectl-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # children leave by os._exit
+    return Path(folder)
 
 
 def fuzz(target: Target, seed: int, inputs: int, cpu_s: float) -> Outcome:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
@@ -24,19 +22,14 @@ from edgectl.periods import read_periods
 from edgectl.store.store import Store
 from edgectl.training.recipe import load as load_recipe
 from edgectl.training.tables import read as read_table
-from tests.fuzz.engine import Target
+from tests.fuzz.engine import Target, scratch
 
 _ROOT = Path(__file__).parents[2]
 _MESSAGES = _ROOT / "tests" / "compat" / "messages"
 
 
-def _folder() -> Path:
-    """In memory where there is such a place: a million inputs wear out a disk."""
-    return Path(tempfile.mkdtemp(prefix="edgectl-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
-
-
 def _from_file(suffix: str, read: Callable[[Path], Hashable]) -> Callable[[bytes], Hashable]:
-    path = _folder() / f"file{suffix}"
+    path = scratch() / f"file{suffix}"
 
     def run(data: bytes) -> Hashable:
         path.write_bytes(data)
@@ -46,7 +39,7 @@ def _from_file(suffix: str, read: Callable[[Path], Hashable]) -> Callable[[bytes
 
 
 def _sync() -> Target:
-    store = Store("sqlite:///state.db", _folder())
+    store = Store("sqlite:///state.db", scratch())
     store.__enter__()
     report = msgspec.json.decode((_MESSAGES / "report-0.1.json").read_bytes(), type=Report)
     page = msgspec.json.decode((_MESSAGES / "alert-page-0.1.json").read_bytes(), type=AlertPage)
@@ -169,7 +162,7 @@ def _recipe() -> Target:
 
 
 def _history(suffix: str, seeds: Sequence[bytes]) -> Target:
-    (recipe_file := _folder() / "recipe.yaml").write_text(
+    (recipe_file := scratch() / "recipe.yaml").write_text(
         "recipe: r\nstream: machine\ntime: {column: ts, zone: Europe/Paris}\nmodel: {type: pca}\n"
         "channels: {v: {unit: x}, t: {optional: true}}\nfeatures: [{of: all, window: 5m, stats: [mean]}]\n"
         "alerts: {budget: {warning: 1/day, critical: 1/30d}}\n"

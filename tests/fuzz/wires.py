@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 from edgectl_agent.config import HttpConfig
@@ -18,7 +16,7 @@ from edgectl_agent.sources.mqtt_socket import Buffered, Malformed, Trimmer
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from uvicorn.server import ServerState
 
-from tests.fuzz.engine import Target
+from tests.fuzz.engine import Target, scratch
 
 _CONNACK, _SUBACK = b"\x20\x03\x00\x00\x00", b"\x90\x04\x00\x01\x00\x01"
 _WORDS = (
@@ -155,7 +153,7 @@ class _Transport(asyncio.Transport):
 
 
 def _requests() -> Target:
-    folder = Path(tempfile.mkdtemp(prefix="edgectl-fuzz-"))
+    folder = scratch()
     (folder / "tokens").write_text("secret\n")
     source = HttpSource(HttpConfig(stream="s", time="ts", channels={"a": "a"}, queue=100))
     ingest = Ingest({"press": source}, Tokens(folder / "tokens"), 4096)

@@ -22,7 +22,7 @@ _DURATION = {
 }
 _SIZE = {"": 1, "B": 1, "k": 1000, "kB": 1000, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9,
          "Ki": 1024, "KiB": 1024, "Mi": 2**20, "MiB": 2**20, "Gi": 2**30, "GiB": 2**30}  # fmt: skip
-_NUMBER_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_NUMBER_UNIT = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)")
 _DECIMAL = re.compile(r"[+-]?\d{1,20}(?:\.\d{0,30})?", re.ASCII)
 _FINER = re.compile(r"[.,]\d{6}(\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
