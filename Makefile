@@ -41,7 +41,7 @@ clean: ## delete what the other targets made
 
 $(READY): pyproject.toml agent/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ./agent -e .
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ./agent -e '.[logs]'
 	touch $@
 
 $(TOOLS): $(READY)
