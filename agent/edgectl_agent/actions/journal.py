@@ -20,7 +20,7 @@ from edgectl_agent.actions.lines import Lines
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Alert
-from edgectl_agent.durable import write_file
+from edgectl_agent.durable import sync_folder, write_file
 
 INTENT, BEGUN = "intent", "begun"
 MOST_KEPT = 10_000
@@ -52,7 +52,10 @@ class Journal:
         """The newest line of each key, in the order of the keys; intents have their alert. Raises `StorageError`."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            raw = self._path.read_bytes() if self._path.exists() else b""
+            if not self._path.exists():
+                self._path.touch(0o640)
+                sync_folder(self._path.parent)
+            raw = self._path.read_bytes()
         except OSError as e:
             raise StorageError(f"{self._path} cannot be read: {e.strerror or e}") from e
         self._lines.torn = bool(raw) and not raw.endswith(b"\n")
@@ -72,30 +75,24 @@ class Journal:
             self._take(line)
             try:
                 self._lines.append(msgspec.json.encode(line) + b"\n")
-                if durable:
-                    self._sync()
             except OSError as e:
                 raise StorageError(f"{self._path} cannot be written: {e.strerror or e}") from e
             self._count += 1
             if self._count > _MOST_LINES:
                 self._compact()
+        if durable:
+            self.sync()
 
     def sync(self) -> None:
-        """Put on stable storage what was added. Raises `StorageError`."""
-        with self._lock:
-            try:
-                self._sync()
-            except FileNotFoundError:
-                return
-            except OSError as e:
-                raise StorageError(f"{self._path} cannot be synced: {e.strerror or e}") from e
-
-    def _sync(self) -> None:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        """Put on stable storage what was added; whoever adds meanwhile does not wait. Raises `StorageError`."""
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as e:
+            raise StorageError(f"{self._path} cannot be synced: {e.strerror or e}") from e
 
     def _take(self, line: Line) -> None:
         before = self._newest.get(line.key)
