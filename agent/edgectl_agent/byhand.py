@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from edgectl_agent import contact
+from edgectl_agent.beneath import Beneath, inside
 from edgectl_agent.config import Config
 from edgectl_agent.core import airgap
 from edgectl_agent.core.airgap import MANIFEST, SETUP, Head, Slice
@@ -106,11 +107,12 @@ def take(config: Config, given: Path) -> UpdateResult:
     """
     folder = given if (given / MANIFEST).is_file() else given / config.node
     found = _manifest(folder, given, config.node)
+    carried, spool = Beneath(folder), Beneath(config.folder / "spool")
     for name, file in found.files.items():
-        _compare(folder / name, file.length, file.sha256)
+        _compare(carried, name, file.length, file.sha256)
     with Agent(config.folder) as agent:
         for name in [name for name in found.files if not name.startswith(SETUP)]:
-            _copy(folder / name, config.folder / "spool" / name)
+            _copy(carried, spool, name)
         return agent.update()
 
 
@@ -163,22 +165,22 @@ def _manifest(folder: Path, given: Path, node: str) -> Slice:
         raise ConfigError(f"{folder / MANIFEST}: cannot be read: {e}", hint="copy the slice again") from e
     if found.node != node:
         raise ConfigError(f"{folder}: is the slice of {found.node}, this node is {node}")
-    outside = next((n for n in found.files if n.startswith("/") or ".." in Path(n).parts), None)
+    outside = next((n for n in found.files if not inside(n)), None)
     if outside is not None:
         raise ConfigError(f"{folder / MANIFEST}: names {outside!r}, which is not a name inside the slice")
     return found
 
 
-def _compare(file: Path, length: int, sha256: str) -> None:
-    digest = hashlib.sha256()
+def _compare(carried: Beneath, name: str, length: int, sha256: str) -> None:
+    digest, file = hashlib.sha256(), carried.root / name
     try:
-        with file.open("rb") as content:
+        with carried.open(name) as content:
             if os.fstat(content.fileno()).st_size != length:
                 raise _damaged(file, f"{length} bytes were written")
             while block := content.read(_BLOCK):
                 digest.update(block)
     except OSError as e:
-        raise _damaged(file, (e.strerror or str(e)).lower()) from e
+        raise _damaged(file, _why(e)) from e
     if digest.hexdigest() != sha256:
         raise _damaged(file, "its SHA-256 differs")
 
@@ -187,14 +189,13 @@ def _damaged(file: Path, how: str) -> ConfigError:
     return ConfigError(f"{file}: is damaged or was not copied whole: {how}", hint="copy the slice again")
 
 
-def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+def _copy(carried: Beneath, spool: Beneath, name: str) -> None:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as content, part.open("wb") as copy:
+        with carried.open(name) as content, spool.replacing(name) as copy:
             shutil.copyfileobj(content, copy, _BLOCK)
-        os.replace(part, target)
     except OSError as e:
-        raise StorageError(f"{target}: cannot be written: {(e.strerror or str(e)).lower()}") from e
-    finally:
-        part.unlink(missing_ok=True)
+        raise StorageError(f"{spool.root / name}: cannot be written: {_why(e)}") from e
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

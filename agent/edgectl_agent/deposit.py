@@ -8,24 +8,18 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from edgectl_agent.beneath import Beneath, UnsafePath, inside, open_in
 from edgectl_agent.checked import storage_error, write_all
 from edgectl_agent.core.bundle import MAX_BUNDLE_BYTES
 from edgectl_agent.core.errors import TrustError, UsageError
-from edgectl_agent.durable import sync_folder
 
 MAX_FILE_BYTES = MAX_BUNDLE_BYTES
 """Of one file that is received: nothing larger is ever accepted."""
 _PART = ".put-"
 """Prefix of files on their way in."""
-
-
-def inside(name: str) -> bool:
-    """Whether `name` is that of a file in the spool: parts separated by slashes, none of them empty or dots."""
-    parts = name.split("/")
-    return not any(part in ("", ".", "..") or "\0" in part or len(part.encode()) > 255 for part in parts)
 
 
 class Deposit:
@@ -36,16 +30,19 @@ class Deposit:
 
     def __init__(self, spool: Path, name: str) -> None:
         """Begin. Raises `UsageError` for a name outside the spool and `StorageError` if the disk refuses."""
-        parts = name.split("/")
-        if not inside(name) or parts[-1].startswith(_PART):
+        self._name, self._last = name, name.split("/")[-1]
+        if not inside(name) or self._last.startswith(_PART):
             raise UsageError(f"{name[:200]!r} is not a name inside the spool")
-        self._name, self._target = name, spool / name
+        self._part = f"{_PART}{secrets.token_hex(8)}"
         self._digest = hashlib.sha256()
         try:
-            _make_folders(spool, parts[:-1])
-            self._part = self._target.parent / f"{_PART}{secrets.token_hex(8)}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._file = os.open(self._part, flags, 0o660)
+            with ExitStack() as opened:
+                self._folder = opened.enter_context(Beneath(spool).folder(name, make=True))
+                self._file = open_in(self._folder, self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o660)
+                opened.callback(os.close, self._file)
+                self._opened = opened.pop_all()
+        except UnsafePath as e:
+            raise UsageError(f"{name} cannot be put into the spool: {e.strerror}") from e
         except OSError as e:
             raise storage_error(f"{name} cannot be put into the spool", e) from e
 
@@ -65,31 +62,17 @@ class Deposit:
             )
         try:
             os.fsync(self._file)
-            os.replace(self._part, self._target)
-            sync_folder(self._target.parent)
+            os.replace(self._part, self._last, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            os.fsync(self._folder)
         except OSError as e:
             raise storage_error(f"{self._name} cannot be put into the spool", e) from e
 
     def close(self) -> None:
         """Forget what is not finished."""
-        os.close(self._file)
-        with suppress(OSError):
-            self._part.unlink(missing_ok=True)
+        with self._opened, suppress(OSError):
+            os.unlink(self._part, dir_fd=self._folder)
 
 
 def sweep(spool: Path) -> None:
     """Remove what an agent that was killed had begun to receive."""
-    for part in spool.rglob(f"{_PART}*") if spool.is_dir() else ():
-        with suppress(OSError):
-            part.unlink()
-
-
-def _make_folders(spool: Path, names: list[str]) -> None:
-    """Folders below the spool; a link among them would lead out of it. Raises `UsageError` or `OSError`."""
-    spool.mkdir(parents=True, exist_ok=True)
-    folder = spool
-    for name in names:
-        folder = folder / name
-        if folder.is_symlink():
-            raise UsageError(f"{folder} is a link, expected a folder of the spool")
-        folder.mkdir(exist_ok=True)
+    Beneath(spool).remove(lambda name, _: name.split("/")[-1].startswith(_PART))

@@ -10,9 +10,11 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import FormatError, VerificationError
 from tuf.api.metadata import Targets
 
+from edgectl_agent.beneath import Beneath, UnsafePath
 from edgectl_agent.core.airgap import RECEIPT, RECEIPT_TYPE, Collected
 from edgectl_agent.core.errors import AttackError, TrustError
 from edgectl_agent.core.foreign import UNREADABLE
+from edgectl_agent.spool import UNSAFE_HINT
 
 SIGNER = "rollout"
 """The role that must have signed: it commands this node anyway."""
@@ -26,14 +28,18 @@ def collected(spool: Path, targets: Targets, node: str) -> Collected | None:
         targets: verified top-level targets: they name the keys of `SIGNER`.
 
     Raises:
-        TrustError: damaged, or not signed by whom it must be.
+        TrustError: damaged, no file, or not signed by whom it must be.
         AttackError: another node's.
     """
     try:
-        with (spool / RECEIPT).open("rb") as file:
+        with Beneath(spool).open(RECEIPT) as file:
             raw = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None
+    except UnsafePath as e:
+        raise TrustError(
+            f"{RECEIPT} is not read from the spool: {e.strerror}", reason="unsafe-path", hint=UNSAFE_HINT
+        ) from e
     envelope = _verified(raw, targets)
     try:
         found = msgspec.json.decode(envelope.payload, type=Collected)

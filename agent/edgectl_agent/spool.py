@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
 
-from edgectl_agent.deposit import inside
+from edgectl_agent.beneath import Beneath, UnsafePath, inside
 from edgectl_agent.ngclient import FetcherInterface
 
 METADATA_URL = "spool:///metadata/"
 TARGET_URL = "spool:///targets/"
+UNSAFE_HINT = "delete it there and find out who put it, then push again"
 _CHUNK = 1 << 18
+
+
+class UnsafeSpool(DownloadError):
+    """A link, a pipe or the like lies in the spool where a file or folder is expected."""
 
 
 class SpoolFetcher(FetcherInterface):
     """Serves ``spool:///a/b`` from ``<folder>/a/b``; what is not there is a 404, as TUF's client expects."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._files = Beneath(folder)
         self.last = ""
         """The file asked for most recently, relative to the spool: what an error is about."""
 
@@ -29,15 +34,14 @@ class SpoolFetcher(FetcherInterface):
         if not inside(self.last):
             raise DownloadHTTPError(f"{self.last!r} is not a name inside the spool", 404)
         try:
-            # A link or a pipe in the spool would let whoever fills it read other files, or make us wait for ever.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(self._folder / self.last, flags)
+            return self._chunks(self._files.open(self.last))
+        except UnsafePath as e:
+            raise UnsafeSpool(f"{self.last} is not read from the spool: {e.strerror}") from e
         except OSError as e:
             raise DownloadHTTPError(f"{self.last} is not in the spool: {e.strerror}", 404) from e
-        return self._chunks(descriptor)
 
-    def _chunks(self, descriptor: int) -> Iterator[bytes]:
-        with open(descriptor, "rb") as file:
+    def _chunks(self, opened: IO[bytes]) -> Iterator[bytes]:
+        with opened as file:
             try:
                 while chunk := file.read(_CHUNK):
                     yield chunk

@@ -50,7 +50,7 @@ from edgectl_agent.core.units import event_time_ns
 from edgectl_agent.floorfile import FloorFile
 from edgectl_agent.ngclient import Updater as TufUpdater
 from edgectl_agent.receipt import collected
-from edgectl_agent.spool import METADATA_URL, TARGET_URL, SpoolFetcher
+from edgectl_agent.spool import METADATA_URL, TARGET_URL, UNSAFE_HINT, SpoolFetcher, UnsafeSpool
 
 MAX_MANIFEST_BYTES = 256 * 1024
 MAX_ASSIGNMENT_BYTES = 32 * 1024 * 1024
@@ -258,6 +258,8 @@ def _translate(error: Exception, file: str) -> EdgeError:
         return TrustError(text, reason="unsigned")
     if isinstance(error, tuf_errors.LengthOrHashMismatchError | tuf_errors.DownloadLengthMismatchError):
         return TrustError(text, reason="digest")
+    if isinstance(error, UnsafeSpool):
+        return TrustError(str(error), reason="unsafe-path", hint=UNSAFE_HINT)
     if isinstance(error, tuf_errors.DownloadHTTPError):
         return TrustError(str(error), reason="incomplete", hint="push it again")
     if isinstance(error, tuf_errors.DownloadError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from edgectl_agent.core.airgap import RECEIPT
 from edgectl_agent.core.bundle import digest
 from edgectl_agent.core.desired import Verdict
 from edgectl_agent.core.messages import Assignment, Epoch, Placement, Quarantine
@@ -179,7 +180,24 @@ def test_a_link_in_the_spool_is_not_followed(mona: Operator, node: NodeFolder, t
     bundle = node.target(".bundle")
     shutil.move(bundle, tmp_path / "elsewhere")
     bundle.symlink_to(tmp_path / "elsewhere")
-    refused(node, mona.now, 40, "incomplete", ".bundle")
+    refused(node, mona.now, 40, "unsafe-path", ".bundle is a link, expected a file → delete it there")
+
+
+@pytest.mark.parametrize("folder", ["metadata", "targets", "targets/bundles"])
+def test_a_folder_of_the_spool_that_is_a_link_is_not_followed(
+    mona: Operator, node: NodeFolder, tmp_path: Path, folder: str
+) -> None:
+    next_release(mona, node)
+    moved = shutil.move(node.spool / folder, tmp_path / "elsewhere")
+    (node.spool / folder).symlink_to(moved)
+    refused(node, mona.now, 40, "unsafe-path", f"{folder.split('/')[-1]} is a link, expected a folder")
+
+
+def test_a_receipt_that_is_a_link_is_not_read(mona: Operator, node: NodeFolder, tmp_path: Path) -> None:
+    next_release(mona, node)
+    (tmp_path / "private").write_text("{}")
+    (node.spool / RECEIPT).symlink_to(tmp_path / "private")
+    refused(node, mona.now, 40, "unsafe-path", f"{RECEIPT} is a link, expected a file")
 
 
 def test_a_pipe_in_the_spool_does_not_block(mona: Operator, node: NodeFolder) -> None:
@@ -187,7 +205,7 @@ def test_a_pipe_in_the_spool_does_not_block(mona: Operator, node: NodeFolder) ->
     bundle = node.target(".bundle")
     bundle.unlink()
     os.mkfifo(bundle)
-    refused(node, mona.now, 40, "digest", ".bundle")
+    refused(node, mona.now, 40, "unsafe-path", ".bundle is not a plain file")
 
 
 # ── signed by the wrong one ─────────────────────────────────────────────────────────────────────────────────────────

@@ -324,7 +324,9 @@ def test_a_name_outside_the_spool_is_refused(node: Node, name: str) -> None:
 def test_a_link_in_the_spool_does_not_lead_out_of_it(node: Node, tmp_path: Path) -> None:
     node.spool.mkdir(exist_ok=True)
     (node.spool / "link").symlink_to(tmp_path)
-    assert node.put("link/x", b"x").status_code == 400
+    answer = node.put("link/x", b"x")
+    assert answer.status_code == 400
+    assert "link/x cannot be put into the spool: link is a link, expected a folder" in answer.text
     assert list(tmp_path.iterdir()) == []
     (node.spool / "link").unlink()
 

@@ -9,12 +9,14 @@ Nothing here decides what runs. It is the verifying child that trusts or refuses
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from edgectl_agent.beneath import Beneath
 from edgectl_agent.core import listing
 from edgectl_agent.core.bundle import MAX_BUNDLE_BYTES
 from edgectl_agent.core.errors import TrustError
@@ -49,7 +51,7 @@ class Poller(Errand):
     ) -> None:
         """`held`: digests of the bundles in the slots; `update`: what ``POST /v1/update`` does."""
         self._url, self._web, self._node = url.rstrip("/"), web, node
-        self._spool, self._bootstrap = data_dir / "spool", data_dir / "trust" / "root.json"
+        self._spool, self._bootstrap = Beneath(data_dir / "spool"), data_dir / "trust" / "root.json"
         self._held, self._update = held, update
         self._seen, self._etag = b"", ""
         """The timestamp whose update is settled on this boot, and what the server calls it. Never one that was only
@@ -77,7 +79,9 @@ class Poller(Errand):
             except TrustError as e:  # not what a repository holds; nothing was judged by it
                 raise UplinkError(f"{self._url}: {e.message}", act=True) from e
             except OSError as e:
-                raise UplinkError(f"{e.filename or self._spool}: cannot be written: {e.strerror or e}", act=True) from e
+                raise UplinkError(
+                    f"{e.filename or self._spool.root}: cannot be written: {e.strerror or e}", act=True
+                ) from e
             self.news()
             result = self._update()
             # After a refusal all of it is looked at again next time.
@@ -133,7 +137,7 @@ class Poller(Errand):
         if assignment is None:
             return []
         self._target(assignment)
-        places = listing.placed((self._spool / assignment.name).read_bytes(), self._node)
+        places = listing.placed(self._spool.read(assignment.name), self._node)
         if not places:
             return [assignment]
         models, have = listing.targets(signed["models"], "models"), self._held()
@@ -152,7 +156,7 @@ class Poller(Errand):
             raise UplinkError(
                 f"{self._bootstrap}: no such file: this node trusts nobody yet", act=True, hint="enrol it"
             ) from e
-        while (self._spool / f"metadata/{version + 1}.root.json").exists():
+        while self._spool.exists(f"metadata/{version + 1}.root.json"):
             version += 1
         for following in range(version + 1, version + 1 + _MOST_ROOTS):
             name, limit = f"metadata/{following}.root.json", listing.LIMITS["root"]
@@ -174,7 +178,7 @@ class Poller(Errand):
             raise TrustError(f"{role} metadata has {info.length} bytes, more than {limit}", reason="oversized")
         if info.hashes is not None and info.length is not None:
             self._target(Wanted(name=name, sha256=info.hashes.sha256, length=info.length))
-            return (self._spool / name).read_bytes()
+            return self._spool.read(name)
         with self._web.get(self._at(name), length=limit) as reply:  # its digest is not said: fetched anew each time
             if reply.status != 200:
                 raise status_error(reply, self._at(name))
@@ -191,20 +195,18 @@ class Poller(Errand):
             download.fetch(self._web, self._at(wanted.name), self._spool, wanted)
 
     def _put(self, name: str, raw: bytes) -> None:
-        path = self._spool / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}{download.PART}")
-        temporary.write_bytes(raw)
-        temporary.replace(path)
+        with self._spool.replacing(name) as file:
+            file.write(raw)
 
     def _prune(self, needed: set[str]) -> None:
         """Delete what no state of the repository that a node may still follow names; roots stay."""
-        for folder in ("metadata", "targets"):
-            for path in (self._spool / folder).rglob("*"):
-                name = path.relative_to(self._spool).as_posix()
-                stale = path.is_file() and path.stat().st_mtime < time.time() - _STALE_S
-                if stale and name not in needed and not name.endswith(".root.json"):
-                    path.unlink(missing_ok=True)
+        before = time.time() - _STALE_S
+
+        def stale(name: str, found: os.stat_result) -> bool:
+            ours = name.startswith(("metadata/", "targets/")) and not name.endswith(".root.json")
+            return ours and name not in needed and found.st_mtime < before
+
+        self._spool.remove(stale)
 
     def _at(self, name: str) -> str:
         return f"{self._url}/{quote(name)}"
