@@ -16,15 +16,13 @@ from typing import Any
 
 import pytest
 from edgectl_agent.config import KafkaConfig, Sasl
-from edgectl_agent.core.bundle import encode
 from edgectl_agent.core.messages import Alert
 from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.sources.interface import Chunk, Position, SourceError
 
-from tests.support.agents import START_S, AgentProcess, outcome, stage
-from tests.support.bundles import make_bundle, make_release
+from tests.support.agents import START_S, AgentProcess, outcome
 from tests.support.kafka import PASSWORD, USER, Broker
-from tests.support.spikes import BEGIN, SECOND, STREAMS, Fault, alerts_per_fault, plant
+from tests.support.spikes import BEGIN, STREAMS, Fault, alerts_per_fault, newest_s, plant, watching
 from tests.support.tls import Fleet
 
 pytestmark = pytest.mark.needs("a Kafka broker")
@@ -65,19 +63,7 @@ def node(folder: Path, broker: Broker, topic: str, name: str = "n1", **more: Any
         "live": False,
         "session": "3s",
     }
-    agent = AgentProcess(
-        folder,
-        node=name,
-        sources={"k": entry | more},
-        models={"press": ["k"]},
-        actions=[{"on": "any", "type": "log"}],
-        snapshot={"every": "200ms"},
-        batch={"max": 256, "max_latency": "5ms"},
-    )
-    raw = encode(make_bundle(1))
-    if not agent.data_dir.exists():
-        stage(agent.data_dir, raw, make_release("press", "1.0.0", 1, raw))
-    return agent
+    return watching(folder, entry | more, node=name)
 
 
 def keyed(seconds: int, spikes: int, first: int = 0) -> tuple[list[tuple[bytes, bytes]], set[Fault]]:
@@ -89,11 +75,6 @@ def keyed(seconds: int, spikes: int, first: int = 0) -> tuple[list[tuple[bytes, 
 def accepted(agent: AgentProcess) -> int:
     """Readings taken on this boot."""
     return agent.status().sources[0].accepted
-
-
-def newest_s(agent: AgentProcess) -> int:
-    """Event time up to which it has read, in seconds since `BEGIN`."""
-    return agent.status().sources[0].newest_event_ns // SECOND - BEGIN
 
 
 def outage(agent: AgentProcess) -> str:

@@ -18,15 +18,13 @@ from typing import Any
 
 import pytest
 from edgectl_agent.config import ClientTls, MqttConfig
-from edgectl_agent.core.bundle import encode
 from edgectl_agent.core.messages import SourceStatus
 from edgectl_agent.snapshots import SnapshotStore
 from edgectl_agent.sources.interface import Chunk, Position
 
-from tests.support.agents import START_S, AgentProcess, outcome, stage
-from tests.support.bundles import make_bundle, make_release
+from tests.support.agents import START_S, AgentProcess, outcome
 from tests.support.mosquitto import Broker, Device
-from tests.support.spikes import BEGIN, SECOND, STREAMS, Fault, alerts_per_fault, plant, record
+from tests.support.spikes import BEGIN, STREAMS, Fault, alerts_per_fault, newest_s, plant, record, watching
 from tests.support.tls import Fleet
 
 pytestmark = pytest.mark.needs("mosquitto")
@@ -278,18 +276,7 @@ def node(folder: Path, broker: Broker, topic: str, **more: Any) -> AgentProcess:
     """An agent that reads `topic`/STREAM, whose model alerts on spikes."""
     entry = {"type": "mqtt", "url": broker.url, "topic": f"{topic}/+", "stream": "topic.1", "time": "ts",
              "channels": {"value": "v"}, "live": False} | more  # fmt: skip
-    agent = AgentProcess(
-        folder,
-        sources={"m": entry},
-        models={"press": ["m"]},
-        actions=[{"on": "any", "type": "log"}],
-        snapshot={"every": "200ms"},
-        batch={"max": 256, "max_latency": "5ms"},
-    )
-    raw = encode(make_bundle(1))
-    if not agent.data_dir.exists():
-        stage(agent.data_dir, raw, make_release("press", "1.0.0", 1, raw))
-    return agent
+    return watching(folder, entry)
 
 
 def messages_of(topic: str, seconds: int, spikes: int) -> tuple[list[Message], set[Fault]]:
@@ -300,11 +287,6 @@ def messages_of(topic: str, seconds: int, spikes: int) -> tuple[list[Message], s
 
 def source(agent: AgentProcess) -> SourceStatus:
     return agent.status().sources[0]
-
-
-def newest_s(agent: AgentProcess) -> int:
-    """Event time up to which it has read, in seconds since `BEGIN`."""
-    return source(agent).newest_event_ns // SECOND - BEGIN
 
 
 def test_killed_agents_and_killed_brokers_lose_and_double_no_alert(tmp_path: Path) -> None:

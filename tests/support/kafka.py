@@ -21,11 +21,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.support.ports import wait_until_it_listens
 
 VERSION = "4.1.1"
 START_S = 60.0
@@ -165,17 +166,10 @@ class Broker:
 
     def wait(self) -> None:
         """Until it takes requests."""
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            assert self.process is not None
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            with socket.socket() as probe:
-                host, _, port = self.address.partition(":")
-                if probe.connect_ex((host, int(port))) == 0:
-                    self._admin.list_topics(timeout=START_S)
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"no broker within {START_S} s: {(self.folder / 'log').read_text()[-2000:]}")
+        assert self.process is not None
+        port = int(self.address.rpartition(":")[2])
+        wait_until_it_listens(self.process, port, self.folder / "log", START_S)
+        self._admin.list_topics(timeout=START_S)
 
     def kill(self) -> None:
         """SIGKILL, if it runs."""

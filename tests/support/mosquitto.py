@@ -13,6 +13,8 @@ from pathlib import Path
 from paho.mqtt.client import Client, MQTTMessageInfo, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.support.ports import wait_until_it_listens
+
 START_S = 60.0
 
 
@@ -71,14 +73,7 @@ class Broker:
             self.process = subprocess.Popen(
                 [program, "-c", str(self._conf)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise AssertionError(f"no broker within {START_S} s")
+        wait_until_it_listens(self.process, self.port, self.folder / "log", START_S)
 
     def kill(self) -> None:
         """SIGKILL, if it runs."""

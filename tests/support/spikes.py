@@ -6,10 +6,14 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from edgectl_agent.core.bundle import encode
 from edgectl_agent.core.messages import Alert
 
 from edgectl.store.store import Store
+from tests.support.agents import AgentProcess, stage
+from tests.support.bundles import make_bundle, make_release
 
 STREAMS, SECOND, BEGIN = 8, 10**9, 1_700_000_000
 """Streams ``m0`` … ``m7`` with a reading each second; ns in a second; the first one's time in seconds."""
@@ -41,3 +45,25 @@ def alerts_per_fault(folder: Path, *found: list[Alert]) -> Counter[Fault]:
         for records in found:
             store.alerts.save(records, (), 1)
         return Counter((row.alert.stream, row.alert.onset_ns) for row in store.alerts.find())
+
+
+def watching(folder: Path, source: dict[str, Any], node: str = "n1") -> AgentProcess:
+    """An agent that reads `source`, as agent.yaml has it; its model alerts on spikes."""
+    agent = AgentProcess(
+        folder,
+        node=node,
+        sources={"s": source},
+        models={"press": ["s"]},
+        actions=[{"on": "any", "type": "log"}],
+        snapshot={"every": "200ms"},
+        batch={"max": 256, "max_latency": "5ms"},
+    )
+    raw = encode(make_bundle(1))
+    if not agent.data_dir.exists():
+        stage(agent.data_dir, raw, make_release("press", "1.0.0", 1, raw))
+    return agent
+
+
+def newest_s(agent: AgentProcess) -> int:
+    """Event time up to which its source has been read, in seconds since `BEGIN`."""
+    return agent.status().sources[0].newest_event_ns // SECOND - BEGIN

@@ -27,6 +27,7 @@ from edgectl.inventory.types import Connect
 from edgectl.machine import supervisor
 from edgectl.machine.layout import AGENT, Layout
 from edgectl.workspace import Workspace
+from tests.support.ports import listens
 
 SSHD = "/usr/sbin/sshd"
 CONFIG = """\
@@ -130,7 +131,7 @@ class Sshd:
         command = [SSHD, "-D", "-f", str(config), "-E", str(self.folder / "log")]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + 60
-        while not self._listens():
+        while not listens(self.port):
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.01)
@@ -166,10 +167,6 @@ class Sshd:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     @staticmethod
     def _sessions(pid: int) -> list[int]:
