@@ -227,6 +227,15 @@ def test_a_wrong_file_of_the_right_length_is_not_kept(world: World) -> None:
     assert world.node.version == "1.0.0"
 
 
+@pytest.mark.parametrize("name", ["metadata", "targets"])
+def test_a_poll_fetches_nothing_into_a_folder_that_is_a_link(world: World, tmp_path: Path, name: str) -> None:
+    world.node.spool.mkdir(exist_ok=True)
+    (tmp_path / "outside").mkdir()
+    (world.node.spool / name).symlink_to(tmp_path / "outside")
+    assert f"cannot be written: {name} is a link, expected a folder" in str(world.fails())
+    assert not list((tmp_path / "outside").iterdir())
+
+
 def test_retry_after_is_heard(world: World) -> None:
     world.server.faults["timestamp.json"] = body(b"", 429, Retry_After="120")
     assert world.fails().retry_after_s == 120

@@ -129,7 +129,9 @@ def test_a_release_goes_in_and_alerts_come_out_by_hand(site: Site) -> None:
     assert [row for row in json.loads(found.stdout) if row["node"] == "gap"] == []
 
 
-def test_a_slice_that_is_not_whole_or_not_this_nodes_is_refused_before_anything_is_touched(site: Site) -> None:
+def test_a_slice_that_is_not_whole_or_not_this_nodes_is_refused_before_anything_is_touched(
+    site: Site, tmp_path: Path
+) -> None:
     shell, stick = site.shell, site.stick
     shell.ok("repo", "export", "--select", "name=~.*", "--to", str(stick))
     spool = site.config.parent / "data" / "spool"
@@ -145,6 +147,17 @@ def test_a_slice_that_is_not_whole_or_not_this_nodes_is_refused_before_anything_
     refused("holds no slice for gap: there is no slice.json", stick / "nowhere")
     (timestamp,) = slice_.rglob("timestamp.json")
     raw = timestamp.read_bytes()
+    timestamp.rename(stick / "moved")
+    timestamp.symlink_to(stick / "moved")
+    refused("timestamp.json is a link, expected a file")
+    timestamp.unlink()
+    (stick / "moved").rename(timestamp)
+    (spool / "metadata").rename(spool / "aside")
+    (spool / "metadata").symlink_to(tmp_path)
+    assert "metadata is a link, expected a folder" in site.agent("import", str(stick), code=75).stderr
+    assert not list(tmp_path.iterdir())
+    (spool / "metadata").unlink()
+    (spool / "aside").rename(spool / "metadata")
     timestamp.write_bytes(raw[:-1] + b" ")
     refused("is damaged or was not copied whole: its SHA-256 differs → copy the slice again")
     timestamp.write_bytes(raw[:100])
