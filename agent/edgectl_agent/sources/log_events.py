@@ -102,9 +102,8 @@ class EventReader:
     def unfinished(self) -> bool:
         return self._inner.unfinished
 
-    @property
-    def dropped(self) -> int:
-        """Lines that continued nothing, since this was last asked."""
+    def take_dropped(self) -> int:
+        """How many lines continued nothing, since this was last asked."""
         dropped, self._joiner.dropped = self._joiner.dropped, 0
         return dropped
 

@@ -145,8 +145,6 @@ class TailSource(Source):
                 rejected["unterminated"] += unfinished
                 taken = self._lines(limit, rejected)
         rejected["too-long"] += taken.too_long
-        if isinstance(self._reader, EventReader):
-            rejected["continuation"] += self._reader.dropped
         return taken
 
     def _lines(self, limit: int, rejected: Counter[str]) -> Lines:
@@ -155,6 +153,8 @@ class TailSource(Source):
             return NO_LINES
         seen = self._reader.seen
         taken = self._reader.read(limit)
+        if isinstance(self._reader, EventReader):
+            rejected["continuation"] += self._reader.take_dropped()
         if self._reader.seen != seen:  # now, and not when the last of these lines is taken: it may be truncated by then
             self._mark = self._known(self._mark, self._reader.seen)
         return taken

@@ -2,7 +2,7 @@
 
 ``count`` has a column for each of the commonest templates, ``unseen`` is how many values training did not see, and
 ``rarity`` the mean of the values' -log2 share in training: it rises when the mix shifts towards what was rare.
-Rarities are kept in 256ths of a bit, so that sums are exact in any order. A window without values gives 0.
+Rarities are kept in 16ths of a bit, so that sums are exact in any order. A window without values gives 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from edgectl_agent.core.groups.interface import Group, Rows, category_columns
 from edgectl_agent.core.groups.panes import Panes
 from edgectl_agent.core.units import format_duration
 
-_PER_BIT = 256
+_PER_BIT = 16
+"""A pane then has room for 12 million values before its sum would not fit 32 bits."""
 
 
 class TemplateMix(Group):
