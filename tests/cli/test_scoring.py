@@ -31,7 +31,7 @@ def test_alerts_are_scored_against_the_labels_of_a_generated_log(shell: Shell) -
     assert said["stream_days"] == round(2 * 8 / 24, 4)
     shown = shell.ok("alerts", "score", "faults.csv", "--recipe", "press")
     assert "precision 50 % · recall" in shown
-    assert "false alerts 1.50 per stream-day (1 in 0.7 stream-days)" in shown
+    assert "false alerts 1.5 per stream-day (1 in 0.7 stream-days)" in shown
 
 
 def test_labels_without_a_watched_stream_are_refused(shell: Shell) -> None:
