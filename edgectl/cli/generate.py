@@ -70,3 +70,26 @@ def transactions(
     if labels is not None:
         note(f"{frauds} frauds in {labels}")
     note(f"{count:,} records in {out}")
+
+
+@app.command()
+def plant(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; it must not exist.")],
+    hours: Annotated[int, typer.Option(min=1, max=24 * 60, help="How long the records are.")] = 96,
+    after: Annotated[int, typer.Option(min=0, max=24 * 3660, help="Hours of the plant's life before them.")] = 0,
+    machines: Annotated[int, typer.Option(min=1, max=1000, help="Machines, each a stream.")] = 6,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Put faults in, and write down which and when (CSV).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another one is another plant.")] = 1,
+) -> None:
+    """Four sensors of each machine, a reading a minute: daily rhythm, and with --labels faults of four kinds."""
+    from edgectl.generate.writing import write_plant
+
+    with progress(f"generate {out}", hours) as bar:
+        faults, count = write_plant(
+            out, labels, seed=seed, machines=machines, after=after, hours=hours, tick=lambda: bar.advance(1)
+        )
+    if labels is not None:
+        note(f"{faults} faults in {labels}")
+    note(f"{count:,} records in {out}")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
 from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.units import DAY_NS, SECOND_NS, iso
+
+from edgectl.core.evaluation import WATCHED, Period
 
 CHANNELS = ("vib_rms", "temp", "current", "pressure")
 UNITS = {"vib_rms": "mm/s", "temp": "degC", "current": "A", "pressure": "bar"}
@@ -22,6 +24,7 @@ STEP_NS = 60 * SECOND_NS
 """One reading per machine and minute."""
 
 Kind = Literal["spike", "bearing", "leak", "stuck"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +104,35 @@ def rows(
         for machine in machines:
             numbers = (round(float(v), 4) for v in values[machine][i])
             yield {"ts": ts, "machine": machine, **dict(zip(CHANNELS, numbers, strict=True))}
+
+
+LASTS: dict[Kind, int] = {"spike": 1, "bearing": 60, "leak": 40, "stuck": 40}
+"""Readings that a planned fault lasts."""
+WARM_UP = 15
+"""Readings until the recipe's windows are full."""
+
+
+def planned(seed: int, machines: Iterable[str], first: int, count: int, apart: int = 360) -> tuple[Fault, ...]:
+    """Faults of each kind in turn on each machine, about `apart` readings from the end of one to the next."""
+    faults: list[Fault] = []
+    for n, machine in enumerate(machines):
+        random = np.random.default_rng(_seed(seed, "faults", machine, first))
+        at, k = first + WARM_UP + int(random.integers(apart // 2, apart)), n
+        while at + max(LASTS.values()) < first + count:
+            kind = KINDS[k % len(KINDS)]
+            faults.append(Fault(machine=machine, kind=kind, first=at, count=LASTS[kind]))
+            at, k = at + LASTS[kind] + int(random.integers(apart * 3 // 4, apart * 5 // 4)), k + 1
+    return tuple(faults)
+
+
+def labels(machines: Iterable[str], first: int, count: int, start_ns: int, faults: Iterable[Fault]) -> list[Period]:
+    """The faults, and that every machine was watched after its warm-up."""
+
+    def at(index: int) -> int:
+        return start_ns + index * STEP_NS
+
+    found = [Period(at(f.first), at(f.first + f.count - 1), f.machine, f.kind) for f in faults]
+    return [*found, *(Period(at(first + WARM_UP), at(first + count), machine, WATCHED) for machine in machines)]
 
 
 def _seed(seed: int, *parts: object) -> int:

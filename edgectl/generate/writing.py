@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import get_args
 
 from edgectl.core.errors import UsageError
 from edgectl.core.evaluation import WATCHED
-from edgectl.generate import transactions
+from edgectl.generate import plant, transactions
 from edgectl.periods import write_periods
 
 START_NS = 1_735_689_600 * 10**9
-"""Day 0 of generated transactions: 2025-01-01 UTC."""
+"""Day 0 of what is generated as records: 2025-01-01 UTC."""
 
 
 def write_new(path: Path, lines: Iterable[str]) -> int:
@@ -89,3 +89,30 @@ def write_transactions(
     told = bank.labels(after + quiet_days, days - quiet_days, frauds, "card" if by == "card" else "merchant")
     write_periods(labels, told)
     return sum(label.kind != WATCHED for label in told), count
+
+
+def write_plant(
+    path: Path, labels: Path | None, *, seed: int, machines: int, after: int, hours: int, tick: Callable[[], None]
+) -> tuple[int, int]:
+    """Write hours `after` to `after + hours` of a plant, with faults and their labels if `labels` is given.
+
+    Returns:
+        How many faults, how many records.
+
+    Raises:
+        UsageError: the file is there already.
+    """
+    names = [f"press-{i:02d}" for i in range(1, machines + 1)]
+    first, count = after * 60, hours * 60
+    faults = plant.planned(seed, names, first, count) if labels is not None else ()
+
+    def lines() -> Iterator[str]:
+        for hour in range(hours):
+            for row in plant.rows(seed, names, first + hour * 60, 60, START_NS, faults):
+                yield json.dumps(row) + "\n"
+            tick()
+
+    written = write_new(path, lines())
+    if labels is not None:
+        write_periods(labels, plant.labels(names, first, count, START_NS, faults))
+    return len(faults), written

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgectl.generate.plant import CHANNELS, Fault, readings, rows, with_faults
+from edgectl.generate.plant import CHANNELS, KINDS, LASTS, Fault, labels, planned, readings, rows, with_faults
 
 START = 1_790_000_000 * 10**9
 
@@ -43,3 +45,14 @@ def test_rows_are_by_time_with_every_machine() -> None:
     assert [r["machine"] for r in found] == ["a", "b"] * 3
     assert [r["ts"] for r in found] == sorted(r["ts"] for r in found)
     assert set(found[0]) == {"ts", "machine", *CHANNELS}
+
+
+def test_planned_faults_are_apart_and_labelled_and_every_machine_is_watched() -> None:
+    faults = planned(1, ("m1", "m2"), 600, 2880)
+    assert {fault.kind for fault in faults} == set(KINDS)
+    mine = [fault for fault in faults if fault.machine == "m1"]
+    assert all(b.first - a.first - a.count >= 270 for a, b in pairwise(mine))
+    assert all(fault.first > 600 and fault.first + LASTS[fault.kind] < 3480 for fault in faults)
+    told = labels(("m1", "m2"), 600, 2880, START, faults)
+    assert len(told) == len(faults) + 2
+    assert told[0].start_ns == START + faults[0].first * 60 * 10**9
