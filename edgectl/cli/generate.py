@@ -17,7 +17,7 @@ def _group() -> None:
     """Write data of systems that never were, with labelled faults."""
 
 
-@app.command()
+@app.command(short_help="A web service's log, a stream per host.")
 def logs(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="The log; it must not exist.")],
     hours: Annotated[int, typer.Option(min=1, max=24 * 60, help="How long the log is.")] = 24,
@@ -45,7 +45,7 @@ def logs(
     note(f"{count:,} lines in {out}")
 
 
-@app.command()
+@app.command(short_help="Card payments, a stream per card.")
 def transactions(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; it must not exist.")],
     days: Annotated[int, typer.Option(min=1, max=3660, help="How long the records are.")] = 60,
@@ -72,7 +72,7 @@ def transactions(
     note(f"{count:,} records in {out}")
 
 
-@app.command()
+@app.command(short_help="Sensors of machines in a plant, a reading a minute.")
 def plant(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; it must not exist.")],
     hours: Annotated[int, typer.Option(min=1, max=24 * 60, help="How long the records are.")] = 96,

@@ -283,7 +283,7 @@ def _logs() -> Target:
             events += found
         events += reader.flush().lines
         found_records = decoders[how].decode(events)
-        return how, check(found_records, len(events), 0), min(reader.dropped, 2)
+        return how, check(found_records, len(events), 0), min(reader.take_dropped(), 2)
 
     seeds = (
         b"\0" + b"2026-03-14 09:12:00,123 INFO [main] took 12 ms of 10.0.0.1:8080 for /srv/app/a.py id 0xdeadbeef\n"
