@@ -133,7 +133,7 @@ def ack(
     note(f"acknowledged {done}{before}")
 
 
-@app.command()
+@app.command(short_help="Precision and recall against labelled faults.")
 def score(
     ctx: typer.Context,
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="CSV: start,end,stream,kind.")],
