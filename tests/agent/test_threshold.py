@@ -120,6 +120,24 @@ def test_thresholds_do_not_depend_on_batch_boundaries(data: st.DataObject, seed:
     assert np.concatenate(pieces).tobytes() == whole.tobytes()
 
 
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 10_000), streams=st.integers(5, 12), kind=st.sampled_from(["usual", "constant", "high"]))
+def test_streams_whose_blocks_end_together_learn_what_each_learns_alone(seed: int, streams: int, kind: str) -> None:
+    rng, block = np.random.default_rng(seed), 16
+    time = np.cumsum(rng.integers(0, 3, (streams, 20 * block)), axis=1) * SECOND
+    scores = rng.exponential(1, time.shape) * rng.choice([1, 20], time.shape, p=[0.9, 0.1])
+    scores[0] = {"usual": scores[0], "constant": np.full(scores.shape[1], 1.0), "high": scores[0] + 1e6}[kind]
+    together, alone = (threshold(exponential(9, 500), block=block) for _ in range(2))
+    for begin in range(0, scores.shape[1], block):
+        part = slice(begin, begin + block)
+        stream = np.repeat(np.arange(streams, dtype=np.int32), block)
+        found = together.push(stream, time[:, part].ravel(), scores[:, part].ravel()).warning
+        order = reversed(range(streams))  # so that both have room for as many streams
+        each = [alone.push(np.full(block, i, np.int32), time[i, part], scores[i, part]).warning for i in order]
+        assert found.tobytes() == np.concatenate(each[::-1]).tobytes()
+    assert together.snapshot() == alone.snapshot()
+
+
 def test_almost_constant_scores_give_a_finite_threshold() -> None:
     adaptive = threshold(np.full(100, 2.5))
     assert np.isfinite(run(adaptive, np.full(500, 2.5))).all()

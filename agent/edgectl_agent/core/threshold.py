@@ -38,6 +38,8 @@ _SHAPE = (-0.2, 0.4)
 _BASE_STEP = 0.2
 """How far per block the base level moves towards its fraction, in units of the log ratio."""
 _TINY = 1e-12
+_FEW = 4
+"""So many streams are folded sooner one by one."""
 
 
 class Pareto(NamedTuple):
@@ -257,8 +259,11 @@ class AdaptiveThreshold:
         state[:, self._USED : self._SETTLING] = sums.take(runs.ends, axis=-1).T
         state[:, self._ABOVE] = above[runs.ends]
         self._state[of_run] = state
-        for run in np.flatnonzero(state[:, self._SEEN] >= self._adaptation.block):
-            # once per block and stream, in plain floats: vector logarithms may differ in the last bit
+        full = np.flatnonzero(state[:, self._SEEN] >= self._adaptation.block)
+        if len(full) > _FEW:
+            self._fold_many(of_run[full], event_time[runs.ends[full]])
+            return levels
+        for run in full:
             self._fold(int(of_run[run]), int(event_time[runs.ends[run]]))
         return levels
 
@@ -280,6 +285,52 @@ class AdaptiveThreshold:
             for level, calibrated in zip(self._levels(pareto, s[self._INTERVAL]), self._calibrated, strict=True)
         )
         self._state[stream] = s
+
+    def _fold_many(self, streams: NDArray[np.int32], now: Int64) -> None:
+        """`_fold` of several streams: equal to the last bit. Vector logarithms and powers may differ in it, so these
+        are taken one by one."""
+        s = np.ascontiguousarray(self._state.take(streams, axis=0).T)
+        aged, seen, settling = s[self._WEIGHT : self._INTERVAL], s[self._SEEN], s[self._SETTLING]
+        settles = (settling >= 0) & (settling < SETTLE_BLOCKS) & (s[self._HIGH] > seen / 2)
+        aged *= math.exp(-self._adaptation.block / self._adaptation.memory)
+        aged += np.where(settles, s[self._SEEN : self._HIGH], s[self._USED : self._SEEN])
+        settling[:] = np.where(settles, settling + 1.0, -1.0)
+        span, interval = now - self._block_start[streams], s[self._INTERVAL]
+        timed = (span > 0) & (seen > 1)
+        interval += np.where(timed, 0.1 * (span / np.where(timed, seen - 1.0, 1.0) - interval), 0.0)
+        s[self._USED : self._SETTLING] = 0.0
+        self._move_bases(s)
+        excesses = np.maximum(s[self._EXCESSES], _TINY)
+        fraction = np.minimum(np.maximum(excesses / s[self._WEIGHT], 1e-6), 0.5)
+        mean = np.maximum(s[self._SUM] / excesses, _TINY)
+        squared = mean * mean
+        variance = np.maximum(s[self._SQUARE] / excesses - squared, _TINY * mean)
+        shape = np.minimum(np.maximum((1.0 - squared / variance) / 2.0, _SHAPE[0]), _SHAPE[1])
+        s[self._FRACTION], s[self._SHAPE], s[self._SCALE] = fraction, shape, mean * (1.0 - shape)
+        s[self._WARNING], critical = (_exceeded(s[: self._WEIGHT], p) for p in self._probabilities(interval))
+        s[self._CRITICAL] = np.maximum(s[self._WARNING], critical)
+        for level, calibrated in zip(s[self._WARNING : self._USED], self._calibrated, strict=True):
+            np.maximum(level, self._adaptation.lowest * calibrated, out=level)
+            np.minimum(level, self._adaptation.highest * calibrated, out=level)
+        self._state[streams] = s.T
+
+    def _move_bases(self, s: Float64) -> None:
+        """`_move_base` of several streams, the columns of `s`."""
+        some = s[self._EXCESSES] > 0
+        share = s[self._EXCESSES] / s[self._WEIGHT] / self._tail.base_fraction
+        wanted = np.full(len(some), -1.0)
+        wanted[some] = list(map(math.log, share[some].tolist()))
+        mean = np.where(some, s[self._SUM] / np.where(some, s[self._EXCESSES], 1.0), _TINY)
+        move = _BASE_STEP * np.minimum(np.maximum(wanted, -1.0), 3.0)
+        s[self._BASE] += move * mean
+        s[self._EXCESSES : self._INTERVAL] *= list(map(math.exp, (-move).tolist()))
+
+    def _probabilities(self, interval_ns: Float64) -> tuple[Float64, Float64]:
+        """Of a score above the warning and above the critical threshold, as the budget wants them."""
+        per_day = DAY_NS / interval_ns
+        return np.minimum(self._budget.warning_per_day / per_day, 0.5), np.minimum(
+            self._budget.critical_per_day / per_day, 0.5
+        )
 
     def _block_sums(self, s: list[float]) -> list[float]:
         """Weight, excesses, their sum and squares: of all scores while the stream settles, else declustered."""
@@ -315,6 +366,19 @@ class AdaptiveThreshold:
         per_day = DAY_NS / interval_ns
         warning = pareto.level(min(self._budget.warning_per_day / per_day, 0.5))
         return warning, max(warning, pareto.level(min(self._budget.critical_per_day / per_day, 0.5)))
+
+
+def _exceeded(tail: Float64, probability: Float64) -> Float64:
+    """`Pareto.level` of several tails, shape (4, n)."""
+    base, fraction, shape, scale = tail
+    ratio = probability / fraction
+    straight = np.abs(shape) < 1e-6
+    power = np.array(list(map(math.pow, ratio.tolist(), (-shape).tolist())))
+    level = base + scale / np.where(straight, 1.0, shape) * (power - 1.0)
+    for i in np.flatnonzero(straight):
+        level[i] = base[i] - scale[i] * math.log(ratio[i])
+    found: Float64 = np.where(probability >= fraction, base, level)
+    return found
 
 
 def _spans(starts: Int64, lengths: Int64) -> Int64:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 from abc import ABC, abstractmethod
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -281,7 +282,10 @@ class JsonDecoder(Decoder):
         return "not-finite" if reason == "not-a-number" and "out of range" in text else reason
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
-        return np.array(cells, np.float64)  # the parser let through finite numbers and None only; None becomes NaN
+        try:  # the parser let through finite numbers and None only
+            return np.frombuffer(array("d", cells))
+        except TypeError:  # None becomes NaN
+            return np.array(cells, np.float64)
 
 
 class CsvDecoder(Decoder):
