@@ -27,7 +27,7 @@ from edgectl_agent.config import Config
 from edgectl_agent.core.clock import ClockWatch
 from edgectl_agent.core.errors import StorageError, UsageError
 from edgectl_agent.core.messages import Alert, Report, UpdateResult
-from edgectl_agent.core.pacing import gather_s
+from edgectl_agent.core.pacing import MANY, left_s
 from edgectl_agent.core.recordings import RecordingOrder, RecordingStatus
 from edgectl_agent.core.units import size_bytes
 from edgectl_agent.deadletters import DeadLetters
@@ -51,7 +51,9 @@ from edgectl_agent.wake import Wake
 T = TypeVar("T")
 _FORMAT = 1
 _PUBLISH_S, _PUBLISH_IDLE_S = 0.2, 1.0
-"""Between two reports, with and without something new."""
+"""Between two reports: with something new while somebody asks for them, and else."""
+_ASKED_S = 5.0
+"""So long after a question the next one is expected."""
 _LOOK_S = 0.2
 """Between two looks at sources that tell when something arrives, for what else they have to say."""
 _LONGEST_WAIT_S = 10.0
@@ -128,8 +130,10 @@ class Runtime:
             feed.source.on_arrival = partial(self._arrived, feed.source)
         self._tell = all(feed.source.tells for feed in self._feeds.values())
         self._idle_s = _LOOK_S if self._tell else min(config.idle_s, _PUBLISH_IDLE_S)
+        self._gathered = all(feed.source.gathers for feed in self._feeds.values())
         self._arrival = self._sleeping = False
-        self._snapshot_at_s = self._publish_at_s = self._flush_at_s = -math.inf
+        self._arrived_s = 0.0
+        self._snapshot_at_s = self._published_s = self._asked_s = self._flush_at_s = -math.inf
         self._closed = self._moved = self._news = False
         self._snapshot_failure = ""
         self._published: Report | None = None
@@ -168,17 +172,26 @@ class Runtime:
 
     def _pause(self, brought: int, began_s: float) -> None:
         """Until there is something to do again; see `core.pacing`."""
-        if brought:
-            left_s = gather_s(brought, self._monotonic() - began_s, self._config.idle_s)
-            if not left_s or self._wake.wait(left_s) or self._arrival or not self._tell:
-                return
+        if brought >= MANY or (brought and not self._gathered and not self._gather(began_s)):
+            return
         self._sleeping = True
         if not self._arrival:  # else it came before anybody could know that it has to wake
             self._wake.wait(self._idle_s)
         self._sleeping = False
 
+    def _gather(self, began_s: float) -> bool:
+        """Let readings that come one after the other gather. Returns whether none came."""
+        longest_s = self._config.idle_s
+        if self._wake.wait(left_s(began_s, self._monotonic(), longest_s)) or not self._tell:
+            return False
+        if self._arrival:
+            self._wake.wait(left_s(self._arrived_s, self._monotonic(), longest_s))
+        return not self._arrival
+
     def _arrived(self, source: Source) -> None:
         """From any thread: there is something to read. Only a worker that sleeps, or has to hurry, is woken for it."""
+        if not self._arrival:
+            self._arrived_s = self._monotonic()
         self._arrival = True
         if self._sleeping or source.urgent:
             self._wake.set()
@@ -215,7 +228,8 @@ class Runtime:
         urgent = not self._snapshot_failure and any(feed.source.urgent for feed in self._feeds.values())
         if self._moved and (urgent or now_s >= self._snapshot_at_s):
             self._save_snapshot()
-        if now_s >= self._publish_at_s + (0.0 if self._news else _PUBLISH_IDLE_S - _PUBLISH_S):
+        asked = self._news and now_s < self._asked_s + _ASKED_S
+        if now_s >= self._published_s + (_PUBLISH_S if asked else _PUBLISH_IDLE_S):
             self.publish()
         return brought
 
@@ -379,6 +393,7 @@ class Runtime:
     def report(self) -> Report:
         """The node's health: models and sources as last published, clock and outbox as of now. After `open`."""
         assert self._published is not None
+        self._asked_s = self._monotonic()
         return self._health.current(self._published, self.outbox.status(), self._clock(), self._monotonic())
 
     def headline(self) -> str:
@@ -435,7 +450,7 @@ class Runtime:
 
     def publish(self) -> None:
         """Put together what `report` hands out; on the worker."""
-        self._publish_at_s, self._news = self._monotonic() + _PUBLISH_S, False
+        self._published_s, self._news = self._monotonic(), False
         blocked = self._ledger.blocked
         storage = [str(blocked) if blocked else "", self._snapshot_failure]
         self._published = self._health.report(

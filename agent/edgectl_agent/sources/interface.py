@@ -90,6 +90,8 @@ class Source(ABC):
     """Why nothing arrives although the source is open and tries again by itself; empty while all is well."""
     tells: bool = False
     """Whether it calls `on_arrival` for everything that a `poll` could find, so that nobody need look in between."""
+    gathers: bool = False
+    """Whether what it tells of has gathered already, as `core.pacing` says, and is to be read at once."""
     on_arrival: Callable[[], None] = staticmethod(lambda: None)
     """Set by the runtime; called from any thread."""
 

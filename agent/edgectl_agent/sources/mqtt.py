@@ -37,7 +37,7 @@ class MqttSource(Source):
     """
 
     replayable = True
-    tells = True
+    tells = gathers = True
 
     def __init__(self, config: MqttConfig, node: str, name: str, clock: Callable[[], int] = time.time_ns) -> None:
         self.live = config.live

@@ -42,7 +42,8 @@ _KEEPALIVE_S = 30
 _CONNECT_S = 10.0
 _TICK_S, _LONG_TICK_S = 0.1, 1.0
 _GATHER_S = 0.02
-"""A lone message is read at once; where they come one after the other, what comes within this is read together."""
+"""A lone message is read at once; where they come one after the other, what comes within this after the first one is
+read together."""
 _FAREWELL_S = 2.0
 _PACKET = MAX_LINE_BYTES + 128 * 1024
 """Packets up to this are handed on whole: the longest payload, topic and properties that are taken."""
@@ -171,8 +172,10 @@ class _Session:
         self._acknowledge()
         if gathering:
             self._wait(wake, self._gather_until_s - now_s, listen=False)
-        else:
-            self._wait(wake, 0.0 if more else _TICK_S if self._inbox.restless else _LONG_TICK_S)
+        elif self._wait(wake, 0.0 if more else _TICK_S if self._inbox.restless else _LONG_TICK_S) and not more:
+            now_s = time.monotonic()
+            if now_s - self._read_s < 2 * _GATHER_S:
+                self._gather_until_s = now_s + _GATHER_S
         if now_s >= self._misc_at:
             self._misc_at = now_s + _LONG_TICK_S
             self._check(self._client.loop_misc())
@@ -206,8 +209,7 @@ class _Session:
             while source.ready and not self._inbox.full:
                 self._check(self._client.loop_read())
             if not block:
-                soon, self._read_s = now_s - self._read_s < 2 * _GATHER_S, now_s
-                self._gather_until_s = now_s + _GATHER_S if soon else 0.0
+                self._read_s = now_s
             if source.drained and not self._inbox.full:
                 return False
         return True
@@ -218,7 +220,9 @@ class _Session:
         if self._client.want_write():
             self._check(self._client.loop_write())
 
-    def _wait(self, wake: Wake, timeout_s: float, listen: bool = True) -> None:
+    def _wait(self, wake: Wake, timeout_s: float, listen: bool = True) -> bool:
+        """Returns whether there is something to read."""
+        readable = False
         poller = select.poll()
         wanted = (0 if self._inbox.full or not listen else select.POLLIN) | (
             select.POLLOUT if self._client.want_write() else 0
@@ -230,6 +234,9 @@ class _Session:
                 wake.clear()
             elif event & (select.POLLERR | select.POLLHUP) and not event & select.POLLIN:
                 self._check(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+            else:
+                readable |= bool(event & select.POLLIN)
+        return readable
 
     def _check(self, code: int) -> None:
         if code or self._client.socket() is None:
