@@ -27,7 +27,9 @@ def data() -> None:
 @app.command()
 def record(
     ctx: typer.Context,
-    node: Annotated[str, typer.Argument(help="Name of the node.", autocompletion=completing.among("names"))],
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="Name of the node.", autocompletion=completing.among("names"))
+    ],
     source: Annotated[str, typer.Option(help="The source, as fleet.yaml calls it.")],
     for_: Annotated[str, typer.Option("--for", metavar="DURATION", help="How long: 10m, 24h, 7d.")] = "24h",
     max_size: Annotated[str, typer.Option(help="Stop when the file has this size.")] = "1GB",
