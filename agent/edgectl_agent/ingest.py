@@ -173,7 +173,7 @@ def split(text: bytes, kind: str, most: int) -> Sequence[bytes]:
     try:
         found = elements(text, 2 * most)
     except UNREADABLE as e:
-        raise UsageError(f"the body is not an array of JSON objects: {e}", reason="unparsable") from e
+        raise UsageError(f"the body is not JSON: {e}", reason="unparsable") from e
     if found is None:
         raise _too_many(most)
     return found
