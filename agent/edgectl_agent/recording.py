@@ -240,7 +240,7 @@ class Recorder:
             if status.state == "running":
                 raise UsageError(f"source {order.source} is being recorded as {status.id} already", reason="recorded")
             self.remove(status.id)
-        self._forget_old(now_ns)
+        self.forget_old()
         if len(self._found) >= _MAX_RECORDINGS:
             raise UsageError(f"{len(self._found)} sources are being recorded, expected fewer", reason="recorded")
         status = RecordingStatus(
@@ -263,7 +263,9 @@ class Recorder:
         shutil.rmtree(self._folder / recording.order.source, ignore_errors=True)
         note("recording-removed", source=recording.order.source, id=id_)
 
-    def _forget_old(self, now_ns: int) -> None:
+    def forget_old(self) -> None:
+        """Delete recordings that ended so long ago that nobody will read them any more."""
+        now_ns = self._clock() if self._found else 0
         for recording in list(self._found.values()):
             if now_ns > recording.status(now_ns).until_ns + _KEPT_NS:
                 self.remove(recording.order.id)

@@ -451,6 +451,7 @@ class Runtime:
     def publish(self) -> None:
         """Put together what `report` hands out; on the worker."""
         self._published_s, self._news = self._monotonic(), False
+        self.recorder.forget_old()
         blocked = self._ledger.blocked
         storage = [str(blocked) if blocked else "", self._snapshot_failure]
         self._published = self._health.report(
