@@ -173,12 +173,16 @@ def fetch(asked: Range, recipe: Recipe, environ: Mapping[str, str] = os.environ)
             recipe, or have no stream, or are two for one channel of one stream; too many of them.
     """
     with httpx.Client(timeout=_TIMEOUT_S, headers=_headers(environ), auth=_login(environ)) as http:
-        series = [
-            (channel, one)
-            for channel, query in asked.queries
-            for first, last in asked.pieces
-            for one in _ask(http, asked, query, first, last)
-        ]
+        series, count = [], 0
+        for channel, query, (first, last) in ((c, q, piece) for c, q in asked.queries for piece in asked.pieces):
+            found = _ask(http, asked, query, first, last)
+            series += [(channel, one) for one in found]
+            count += sum(len(one.values) for one in found)
+            if count > MAX_VALUES:
+                raise ConfigError(
+                    f"{asked.shown}: more than {MAX_VALUES:,} values",
+                    hint="ask for a larger step, a shorter range, or fewer series by labels in the query",
+                )
     if not any(one.values for _, one in series):
         raise ConfigError(f"{asked.shown}: nothing was found in this range", hint="check query, start and end")
     return _columns(asked, recipe, series)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgectl.core.errors import ConfigError, UsageError
+from edgectl.training import prometheus
 from edgectl.training.prometheus import MAX_POINTS, PrometheusError, fetch, parse
 from edgectl.training.recipe import Recipe, load
 from edgectl.training.tables import Table, read
@@ -137,6 +138,22 @@ def test_a_url_that_is_wrong_is_refused_without_its_secret(url: str, said: str) 
         parse(url, 10**18)
     assert said in str(found.value)
     assert "secret" not in str(found.value)
+
+
+def test_more_values_than_fit_are_refused_while_they_come(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+
+    def ask(http: object, asked: object, query: str, first_ns: int, last_ns: int) -> list[prometheus._Series]:
+        fetched.append(first_ns)
+        return [prometheus._Series({"instance": f"i{i}"}, [(float(t), "1") for t in range(10)]) for i in range(3)]
+
+    monkeypatch.setattr(prometheus, "_ask", ask)
+    url = f"prom+http://h?query=x&start={START_S}&end={START_S + 40_000}&step=1s"
+    range_ = parse(url, (START_S + 50_000) * 10**9)
+    monkeypatch.setattr(prometheus, "MAX_VALUES", 50)
+    with pytest.raises(ConfigError, match="more than 50 values"):
+        fetch(range_, recipe, {})
+    assert len(fetched) == 2
 
 
 def test_pieces_lie_on_one_grid_and_leave_nothing_out() -> None:
