@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 from edgectl_agent import __version__, actions, sources
@@ -83,6 +84,8 @@ class Runtime:
         # request that waits for this very child.
         self.updater = Updater(folder, config.node, self.slots, at_rest=self.on_worker)
         self._effects = actions.effects(config, clock)
+        self._permitting = Lock()
+        """Two requests at a time must not leave the rules that were read first."""
         logs = [(a, actions.build(a, folder)) for a in config.actions if isinstance(a, LogAction)]
         self._ledger = Ledger(self.outbox, logs, self._effects)
         self.metrics = Metrics(self.report, self._ledger.alerts.copy, lambda: self.links())
@@ -428,13 +431,14 @@ class Runtime:
         """Let actions do what the newest signed assignment allows; nothing, where it cannot be read."""
         if not self._effects:
             return
-        try:
-            rules = self.updater.allowed()
-        except StorageError as e:
-            warn("allowance-unreadable", message=str(e))
-            rules = ()
-        for effect in self._effects:
-            effect.allow(rules)
+        with self._permitting:
+            try:
+                rules = self.updater.allowed()
+            except StorageError as e:
+                warn("allowance-unreadable", message=str(e))
+                rules = ()
+            for effect in self._effects:
+                effect.allow(rules)
 
     def have(self) -> dict[str, Any]:
         """What an operator need not send again: undamaged bundles in the slots, and the newest trusted root; and

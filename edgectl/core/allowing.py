@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
 from edgectl_agent.core.allowed import Rule
-from edgectl_agent.core.messages import Allowance, Assignment, Epoch
+from edgectl_agent.core.messages import Allowance, Assignment, Epoch, Report
 
 
 def allowances(nodes: Mapping[str, Iterable[Rule]]) -> tuple[Allowance, ...]:
@@ -26,6 +26,19 @@ def differing(current: Assignment | None, wanted: tuple[Allowance, ...], nodes: 
     """Those of `nodes` whose signed rules are others than they should be."""
     target = Assignment(fleet="", epoch=Epoch(number=0, operator=""), models={}, allow=wanted)
     return tuple(n for n in nodes if (current.allowed(n) if current else ()) != target.allowed(n))
+
+
+def untold(reports: Mapping[str, Report], ruled: Collection[str], sha256: str) -> frozenset[str]:
+    """Nodes that may still hold other rules than the signed ones, by their last reports.
+
+    They hold another assignment than the one with digest `sha256`, and rules matter to them: they have actions, or are
+    among the `ruled` nodes. One that could not be reached when a right was taken from it is so told the next time.
+    """
+
+    def held(report: Report) -> str:
+        return report.trust.assignment_sha256 if report.trust else ""
+
+    return frozenset(n for n, said in reports.items() if (said.actions or n in ruled) and held(said) != sha256)
 
 
 def with_allowances(current: Assignment | None, wanted: tuple[Allowance, ...], fleet: str, who: str) -> Assignment:

@@ -317,6 +317,17 @@ def test_messages_reach_a_broker_and_one_that_was_away_does_not_get_them_later(t
     assert got == [("plant/alarms/press", b"critical"), ("plant/alarms/oven", b"critical")]
 
 
+@pytest.mark.needs("mosquitto")
+def test_a_message_that_the_broker_does_not_take_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "acl").write_text("topic write plant/open/#\n")
+    with Broker(tmp_path / "broker", f"acl_file {tmp_path}/acl") as broker:
+        rule = {"type": "mqtt", "url": broker.url, "topic": "plant"}
+        action = {"type": "mqtt", "url": broker.url, "topic": "plant/{stream}"}
+        with Acting(tmp_path, [rule], **action) as acting:
+            assert acting.submit(alert(1, "open/a"), alert(2, "closed/a")) == {"ok": 1, "failed": 1}
+            assert "does not take the message: Not authorized" in acting.detail
+
+
 def listen(broker: Broker, got: list[tuple[str, bytes]]) -> Client:
     client, ready = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5), threading.Event()
     client.on_message = lambda c, u, m: got.append((m.topic, m.payload))
@@ -359,6 +370,18 @@ def test_a_wrong_action_is_refused_with_its_key(action: dict[str, Any], said: st
     document = {"version": 1, "node": "n1", "data_dir": "/d", "actions": [action]}
     with pytest.raises(ConfigError, match=said):
         msgspec.convert(document, Config)
+
+
+def test_a_journal_that_was_taken_away_is_written_anew_and_stops_no_snapshot(tmp_path: Path) -> None:
+    with file_action(tmp_path) as acting:
+        acting.submit(alert(1))
+        (tmp_path / "actions" / "file.jsonl").unlink()
+        acting.responder.sync()
+    with file_action(tmp_path) as acting:
+        acting.submit(alert(2))
+        acting.responder.submit(alert(1))
+        acting.submit(alert(3))
+    assert lines(tmp_path) == ["a-1 s", "a-2 s", "a-3 s"]
 
 
 def test_the_journal_keeps_what_fired_when_it_is_made_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

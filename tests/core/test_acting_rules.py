@@ -14,12 +14,20 @@ from edgectl_agent.core.allowed import Reach, covering, read
 from edgectl_agent.core.desired import Floor, accept_epoch
 from edgectl_agent.core.errors import ConfigError
 from edgectl_agent.core.gate import Rule, decide
-from edgectl_agent.core.messages import Allowance, Assignment, Epoch
+from edgectl_agent.core.messages import (
+    ActionStatus,
+    Allowance,
+    Assignment,
+    Epoch,
+    OutboxStatus,
+    Report,
+    TrustStatus,
+)
 from edgectl_agent.core.template import FIELDS, Payload, Template
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgectl.core.allowing import allowances, differing, with_allowances
+from edgectl.core.allowing import allowances, differing, untold, with_allowances
 from edgectl.inventory.types import Layer
 
 RULES = st.builds(
@@ -140,6 +148,41 @@ def test_nodes_with_equal_rules_share_an_allowance_and_an_epoch_of_ones_own_stay
     again = with_allowances(first, (), "plant", "mona")
     assert (first.epoch, again.epoch) == (Epoch(number=1, operator="mona"),) * 2
     assert with_allowances(first, (), "plant", "li").epoch == Epoch(number=2, operator="li")
+
+
+def holding(sha256: str, *actions: ActionStatus) -> Report:
+    return Report(
+        node="n", agent="0.1.0", boot="b", clock_ns=0, uptime_s=1.0, state="healthy", actions=actions,
+        outbox=OutboxStatus(records=0, bytes=0, limit_bytes=1, head_seq=0),
+        trust=TrustStatus(root=1, timestamp=1, snapshot=1, assignment_sha256=sha256),
+    )  # fmt: skip
+
+
+def test_a_node_that_missed_its_rules_is_told_the_next_time_also_where_a_right_was_taken_from_it() -> None:
+    acting = ActionStatus(name="file", type="file")
+    reports = {
+        "told": holding("new", acting), "missed": holding("old", acting), "ruled": holding("old"),
+        "without": holding("old"), "fresh": msgspec.structs.replace(holding("new", acting), trust=None),
+    }  # fmt: skip
+    assert untold(reports, {"ruled", "told"}, "new") == {"missed", "ruled", "fresh"}
+    assert untold({"fresh": reports["fresh"]}, {"fresh"}, "") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "fixed", "constant"),
+    [
+        ("plant/alarms", "plant/alarms", True),
+        ("plant/{{x}}/a", "plant/{x}/a", True),
+        ("plant/{{x}}/{stream}/a", "plant/{x}/", False),
+        ("{stream}", "", False),
+        ("", "", True),
+    ],
+)
+def test_a_rule_is_asked_about_all_that_is_certain_also_behind_braces(text: str, fixed: str, constant: bool) -> None:
+    template = Template.parse(text)
+    assert (template.fixed, template.constant) == (fixed, constant)
+    if constant:
+        assert template.render(VALUES) == fixed
 
 
 def test_a_node_keeps_its_own_rules_of_the_newest_assignment_and_loses_them_by_omission() -> None:

@@ -105,6 +105,11 @@ def test_a_node_does_nothing_that_its_operator_has_not_signed(tmp_path: Path) ->
         plant.start("pi-1")
         until(lambda: plant.report("pi-1").actions[0].refused == "")
         change(tmp_path, allow=[])
+        plant.stop("pi-1")  # it is off when the right is taken from it
+        plant.shell.run("nodes", "allow", "--yes")
+        plant.start("pi-1")
+        until(lambda: plant.report("pi-1").actions[0].refused == "")
+        assert "would be told" in plant.shell.ok("nodes", "allow", "--dry-run")
         plant.shell.ok("nodes", "allow", "--yes")
         assert "not allowed" in plant.report("pi-1").actions[0].refused
     finally:

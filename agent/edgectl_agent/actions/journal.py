@@ -84,13 +84,19 @@ class Journal:
             self.sync()
 
     def sync(self) -> None:
-        """Put on stable storage what was added; whoever adds meanwhile does not wait. Raises `StorageError`."""
+        """Put on stable storage what was added; whoever adds meanwhile does not wait. Raises `StorageError`.
+
+        A file that somebody took away is written anew: else no snapshot could be stored until something acts.
+        """
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        except FileNotFoundError:
+            with self._lock:
+                self._compact()
         except OSError as e:
             raise StorageError(f"{self._path} cannot be synced: {e.strerror or e}") from e
 

@@ -31,6 +31,8 @@ class MqttEffector(Effector):
         self._topic, self._payload = Template.parse(config.topic), Payload.parse(config.payload)
         self._client: Client | None = None
         self._refused = ""
+        self._denied = (0, "")
+        """The message that the broker did not take last, and why."""
 
     def describe(self, values: Values) -> str:
         return f"publish to {self._config.url} {self._to(values)}: {self._payload.render(values).decode()}"
@@ -42,7 +44,7 @@ class MqttEffector(Effector):
     def run(self, values: Values, key: str, allowed: frozenset[str]) -> None:
         config, deadline = self._config, time.monotonic() + self._config.timeout_s
         topic = self._to(values)
-        client = self._connected(deadline)
+        client, self._denied = self._connected(deadline), (0, "")
         try:
             sent = client.publish(topic, self._payload.render(values), config.qos, config.retain)
             while not sent.is_published() and client.is_connected() and time.monotonic() < deadline:
@@ -54,6 +56,8 @@ class MqttEffector(Effector):
         if not done:
             self.abort()  # else the library would send it again, whenever the broker comes back
             raise EffectUnknown(f"{config.url} did not acknowledge the message within {config.timeout_s:g} s")
+        if self._denied[0] == sent.mid:
+            raise EffectFailed(f"{config.url} does not take the message: {self._denied[1]}")
 
     def abort(self) -> None:
         client, self._client = self._client, None
@@ -83,7 +87,7 @@ class MqttEffector(Effector):
         config, self._refused = self._config, ""
         host, port = host_and_port(config.url)
         client = Client(CallbackAPIVersion.VERSION2, self._id, protocol=_PROTOCOLS[config.protocol])
-        client.on_connect = self._on_connect
+        client.on_connect, client.on_publish = self._on_connect, self._on_publish
         client.connect_timeout = max(0.1, config.timeout_s)
         try:
             if config.user:
@@ -102,3 +106,8 @@ class MqttEffector(Effector):
 
     def _on_connect(self, client: Client, userdata: Any, flags: Any, code: Any, properties: Any) -> None:
         self._refused = str(code) if code.is_failure else ""
+
+    def _on_publish(self, client: Client, userdata: Any, mid: int, code: Any, properties: Any) -> None:
+        """Before `is_published`; an acknowledgement of MQTT 5 may say that the message went nowhere."""
+        if code.is_failure:
+            self._denied = (mid, str(code))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from string import Formatter
 
 import msgspec
@@ -55,7 +56,8 @@ class Template:
     @property
     def fixed(self) -> str:
         """What is certain to stand at the beginning."""
-        return self.parts[0][0] if self.parts else ""
+        known = takewhile(lambda part: not part[1], self.parts)  # braces that are text begin a part of their own
+        return "".join(before for before, _ in known) + next((before for before, field in self.parts if field), "")
 
     @property
     def constant(self) -> bool:

@@ -16,6 +16,7 @@ from edgectl.cli.output import Column, Format, FormatOption, YesOption, confirm,
 if TYPE_CHECKING:
     from edgectl.inventory.types import Inventory
     from edgectl.store.store import Store
+    from edgectl.trust.repository import Repository
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +63,10 @@ def allow(
         changed = differing(current, wanted, fleet.names)
         rules = {name: len(fleet.node(name).allow) for name in fleet.names}
         if dry_run:
-            rows = [Row(node=n, rules=rules[n], state="would change") for n in changed]
+            names = _behind(fleet, store, repository, changed)
+            rows = [
+                Row(node=n, rules=rules[n], state="would change" if n in changed else "would be told") for n in names
+            ]
             return emit(rows, COLUMNS, output, name="node", empty="every node's signed rules are those of fleet.yaml")
         if changed:
             if not confirm(f"Sign other rules for {len(changed)} nodes?", yes=yes, settings=chosen):
@@ -73,7 +77,8 @@ def allow(
             repository.assign(assignment, wiring.now(), repository.versions().timestamp)
             digest = repository.versions().assignment_sha256
             store.rollouts.signed(assignment, digest, None, "nodes allow", time.time_ns())
-        told = bring(_behind(fleet, store, changed), rolling.tools(workspace, fleet, store, repository, who, forks))
+        names = _behind(fleet, store, repository, changed)
+        told = bring(names, rolling.tools(workspace, fleet, store, repository, who, forks))
         rows = [Row(node=n, rules=rules[n], state=state, detail=detail) for n, (state, detail) in told.items()]
         emit(rows, COLUMNS, output, name="node", empty="nothing to do: every node has the rules of fleet.yaml")
         if any(row.state == "failed" for row in rows):
@@ -81,11 +86,13 @@ def allow(
     return None
 
 
-def _behind(fleet: Inventory, store: Store, changed: tuple[str, ...]) -> tuple[str, ...]:
-    """Nodes to tell: those whose rules changed, and those that say that an action is refused to them."""
-    refused = {
-        name
-        for name, record in store.nodes.all().items()
-        if record.report and any(action.refused for action in record.report.actions)
-    }
-    return tuple(name for name in fleet.names if name in changed or (name in refused and fleet.node(name).allow))
+def _behind(fleet: Inventory, store: Store, repository: Repository, changed: tuple[str, ...]) -> tuple[str, ...]:
+    """Nodes to tell: those whose rules changed, those that hold an older assignment, and those that say that an action
+    is refused to them."""
+    from edgectl.core.allowing import untold
+
+    ruled = {node.name for node in fleet.nodes if node.allow}
+    reports = {name: record.report for name, record in store.nodes.all().items() if record.report}
+    refused = {name for name, report in reports.items() if any(action.refused for action in report.actions)}
+    older = untold(reports, ruled, repository.versions().assignment_sha256)
+    return tuple(name for name in fleet.names if name in older.union(changed, refused & ruled))
