@@ -197,10 +197,10 @@ def test_a_killed_agent_keeps_its_alerts_and_goes_on_from_its_last_snapshot(tmp_
         node = _node(agent)
         node.post([*usual("m", 200, now - 10), reading("m", now - 9, 50.0)])
         agent.wait(lambda: len(agent.alerts()) == 1)
-        snapshots = agent.data_dir / "snapshots"
-        saved = {p.name: p.stat().st_mtime_ns for p in snapshots.iterdir()}
+        newest = agent.data_dir / "snapshots" / "state.snap"
+        saved = newest.read_bytes()
         node.post(usual("m", 5, now - 4))
-        agent.wait(lambda: {p.name: p.stat().st_mtime_ns for p in snapshots.iterdir()} != saved)
+        agent.wait(lambda: newest.read_bytes() != saved)
         agent.kill()
         agent.start()
         agent.wait(agent.answers)
