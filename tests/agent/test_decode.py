@@ -223,6 +223,7 @@ ALIKE = st.builds(lambda whole, tails: [f"{whole}.{t}" for t in tails], st.integ
 
 
 @given(st.lists(TOLD, min_size=1, max_size=20) | ALIKE)
+@example(["0", 0, 0, 0, 0, 0, 0.5])
 def test_what_a_time_means_does_not_depend_on_the_cells_beside_it(cells: list[int | float | str]) -> None:
     why = Reasons()
     found = times(cells, UTC, why)

@@ -399,6 +399,7 @@ def agent_at_rest(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 METRICS = {
+    "edgectl_action_seconds", "edgectl_actions_total",
     "edgectl_alerts_total", "edgectl_build_info", "edgectl_detector_events_total", "edgectl_inference_seconds",
     "edgectl_inferences_total", "edgectl_input_rejected_total", "edgectl_model_info", "edgectl_node_state",
     "edgectl_open_alerts", "edgectl_outbox_bytes", "edgectl_outbox_limit_bytes", "edgectl_outbox_lost_total",

@@ -139,6 +139,7 @@ def _whole(raw: Sequence[Time]) -> Int64 | None:
     if not isinstance(raw[0], str):
         return None
     try:
+        "".join(cast(Sequence[str], raw))  # all are text: int() would cut a number's fraction off
         return np.array(array("q", map(int, cast(Sequence[str], raw))), np.int64)
     except (TypeError, ValueError, OverflowError):
         return None

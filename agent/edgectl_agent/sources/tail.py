@@ -184,7 +184,7 @@ class TailSource(Source):
             offset=int(taken.ends[-1]),
             last_bytes=len(last),
             last=digest(last),
-            events=self._mark.events + len(taken.lines),
+            events=self._mark.events + len(taken.lines) if isinstance(self._decoder, LogDecoder) else 0,
         )
 
     def _known(self, mark: Mark, seen: int) -> Mark:
