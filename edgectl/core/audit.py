@@ -209,7 +209,7 @@ def health(facts: Facts) -> Iterator[Finding]:
         for action in report.actions:
             if action.refused and not action.dry_run:
                 detail = f"action {action.name}: {action.refused}"
-                yield _health("action-not-allowed", record, detail, fix="edgectl nodes allow")
+                yield _health("action-not-allowed", record, detail, fix="edgectl nodes allow", subject=action.name)
         outbox = report.outbox
         if outbox.log_id in facts.retired.get(name, ()):
             detail = "the machine that was replaced answers under its old name"
@@ -253,9 +253,9 @@ def settings(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _health(kind: str, record: NodeRecord, detail: str, fix: str = "") -> Finding:
+def _health(kind: str, record: NodeRecord, detail: str, fix: str = "", subject: str = "") -> Finding:
     fix = fix or f"edgectl nodes show {record.node}"
-    return Finding(kind=kind, node=record.node, since_ns=record.received_ns, detail=detail, fix=fix)
+    return Finding(kind=kind, node=record.node, subject=subject, since_ns=record.received_ns, detail=detail, fix=fix)
 
 
 def metadata(facts: Facts) -> Iterator[Finding]:

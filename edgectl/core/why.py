@@ -21,7 +21,7 @@ from edgectl.core.status import condition
 AWAY = ("unreachable", "silent")
 SHARED = 0.5
 """Share of those that depend on the same thing and are away above which that thing is suspected, with at least two."""
-_TOLD = ("unreachable", "never-reported", "stale-report", "node-failed", "node-degraded")
+_TOLD = ("unreachable", "never-reported", "stale-report", "node-failed", "node-degraded", "action-not-allowed")
 """Findings that say what the reasons before them say already."""
 
 
@@ -164,7 +164,11 @@ def _says(subject: Subject, state: str) -> Iterator[Reason]:
         return
     when = "" if state == report.state else f"when last heard it was {report.state}: "
     fix = f"edgectl nodes restart {subject.node}" if report.state == "failed" and not when else ""
+    refused = {f"action {action.name}: {action.refused}" for action in report.actions if action.refused}
     for text in report.reasons or (f"reports itself {report.state}",):
+        if text in refused:
+            yield Reason(text=f"{when}{text}", fix="edgectl nodes allow")
+            continue
         lacking = text.removesuffix(f": {NO_MODEL}") if text.endswith(NO_MODEL) else ""
         deploy = f"edgectl deploy {lacking} --select name={subject.node}" if lacking and not when else ""
         yield Reason(text=f"{when}{text}", fix=deploy or fix)

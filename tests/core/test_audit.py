@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from edgectl_agent.core.messages import (
+    ActionStatus,
     Alert,
     Assignment,
     Epoch,
@@ -218,6 +219,14 @@ def test_the_screen_counts_what_is_known_and_says_how_old_it_is() -> None:
     assert status.rollout is not None
     assert status.rollout.counts == {"pending": 1}
     assert status.needs[0].command == "edgectl nodes show a"
+
+
+def test_each_action_that_is_not_allowed_is_a_finding_of_its_own() -> None:
+    refused = [ActionStatus(name=name, type="exec", refused="not allowed: no rule") for name in ("slow", "stop")]
+    refused.append(ActionStatus(name="dry", type="exec", refused="not allowed: no rule", dry_run=True))
+    found = audit(facts(record(report(actions=tuple(refused)))))
+    assert [f.key for f in found] == ["action-not-allowed/a/slow", "action-not-allowed/a/stop"]
+    assert {f.fix for f in found} == {"edgectl nodes allow"}
 
 
 def wants(**more: Any) -> dict[str, Expected]:

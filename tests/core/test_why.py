@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from edgectl_agent.core.messages import OutboxStatus, Report, SourceStatus
+from edgectl_agent.core.messages import ActionStatus, OutboxStatus, Report, SourceStatus
 
 from edgectl.core.audit import Finding
 from edgectl.core.records import Expected, NodeRecord
@@ -48,6 +48,7 @@ OK = (Step(stage="name", state="ok"), Step(stage="tcp", state="ok"))
 NO_LOGIN = (*OK, Step(stage="login", state="failed", detail="node a: no key is accepted", fix="ssh-copy-id"))
 FED = SourceStatus(name="s", state="running", accepted=10, rejected={"bad-time": 9})
 MISREAD = SourceStatus(name="s", state="running", accepted=1, rejected={"bad-time": 1200, "unparsable": 5})
+REFUSED = ActionStatus(name="slow", type="exec", refused="not allowed: no rule")
 FINDING = Finding(kind="config-drift", node="a", since_ns=0, detail="drifted", fix="edgectl nodes configure")
 
 
@@ -64,6 +65,8 @@ FINDING = Finding(kind="config-drift", node="a", since_ns=0, detail="drifted", f
         (subject(heard(400)), "silent", "its newest report is of 1970-01-12T13:40:00", ASK),
         (subject(heard(state="failed", reasons=("p: bad",))), "failed", "p: bad", "edgectl nodes restart a"),
         (subject(heard(state="degraded", reasons=("disk",))), "degraded", "disk", ""),
+        (subject(heard(state="degraded", reasons=("action slow: not allowed: no rule",), actions=(REFUSED,))),
+         "degraded", "action slow: not allowed: no rule", "edgectl nodes allow"),
         (subject(heard(state="warming")), "warming", "reports itself warming", ""),
         (subject(heard(state="warming", reasons=("p: no model yet",))), "warming", "p: no model yet",
          "edgectl deploy p --select name=a"),
