@@ -49,7 +49,7 @@ def resolve(recipe: str, version: str, signed: Iterable[Release], trained: Mappi
     if version and (mine or unsigned):
         raise unknown("version", f"{recipe}@{version}", [f"{r.recipe}@{r.version}" for r in mine])
     if not mine:
-        raise unknown("model", recipe, {*trained, *(r for r, _ in known)}, first="edgectl train RECIPE FILE")
+        raise unknown("model", recipe, {*trained, *(r for r, _ in known)}, first="edgectl train RECIPE --data FILE")
     return mine[-1]
 
 

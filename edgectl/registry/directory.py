@@ -44,7 +44,7 @@ class DirectoryRegistry(Registry):
     def entry(self, recipe: str, version: str | None = None) -> Entry:
         versions = self._versions(recipe)
         if not versions:
-            raise unknown("trained model", recipe, self.recipes(), first="edgectl train RECIPE FILE")
+            raise unknown("trained model", recipe, self.recipes(), first="edgectl train RECIPE --data FILE")
         if version is None:
             return self.entries(recipe)[-1]
         if version not in versions:
