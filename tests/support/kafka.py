@@ -145,7 +145,8 @@ class Broker:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Broker:
-        identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        raw = b"\0" + uuid.uuid4().bytes[1:]  # begins with A: what begins with - is taken for an option
+        identity = base64.urlsafe_b64encode(raw).decode().rstrip("=")
         done = subprocess.run(
             self._command("kafka.tools.StorageTool", "format", "-t", identity, "-c"), capture_output=True, check=False
         )
