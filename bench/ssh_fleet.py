@@ -31,9 +31,8 @@ from edgectl.connectors.ssh_pool import IDLE
 NODES, PER_SERVER = 200, 15  # an sshd listens on 16 addresses at most
 FORKS = 16
 PROCESSES = 1
-THREADS = 1 + FORKS + (IDLE + FORKS) + FORKS + 1
-"""The main thread, one per node under way, one per open connection (idle or in use), one of the idle connection that
-each node under way may have closed to make room and that is just ending, a watchdog."""
+THREADS = 1 + FORKS + (IDLE + FORKS) + 3
+"""The main thread, one per node under way, one per open connection (idle or in use), a watchdog and two to spare."""
 DESCRIPTORS = (IDLE + FORKS) + 3 + 12
 """A socket per open connection, the standard three, and locks, the store, the repository, certificates."""
 MEGABYTES = 250.0

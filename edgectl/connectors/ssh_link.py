@@ -172,6 +172,10 @@ class Link:
         with suppress(Exception):  # of a jump host's connection that ends at this moment
             self._transport.close()
 
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread of a closed connection has ended, so long at the most."""
+        self._transport.join(timeout_s)
+
     @contextmanager
     def _limit(self, seconds: float, late: str) -> Iterator[None]:
         ended = threading.Event()

@@ -17,6 +17,8 @@ from edgectl.connectors.ssh_target import Target
 
 IDLE = 64
 IDLE_S = 60.0
+GONE_S = 1.0
+"""How long the thread of a connection that was closed is waited for: until then it counts as one."""
 DOWN_S = 15.0
 """A jump host that could not be reached is not tried again so soon: 200 nodes behind it would each wait for it."""
 
@@ -113,6 +115,7 @@ class Pool:
 
     def _drop(self, target: Target, link: Link) -> None:
         link.close()
+        link.join(GONE_S)
         if target.before is not None:
             self._give_back(target.before)
 

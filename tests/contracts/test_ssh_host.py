@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import paramiko
 import psutil
 import pytest
 
@@ -217,6 +218,16 @@ def test_idle_connections_are_bounded_and_the_longest_unused_is_closed(ssh_serve
     assert me.num_fds() <= before + 3 + 1
     pool.close()
     assert pool.open_links == 0
+
+
+def test_a_connection_that_gave_way_has_no_thread_any_more(ssh_server: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "known_hosts").write_text(ssh_server.pin)
+    pool = Pool(idle=0)
+    for number in range(20):
+        before = set(threading.enumerate())
+        SshHost(way(ssh_server, tmp_path, pool=pool)).run(f"echo {number}")
+        left = [one for one in threading.enumerate() if isinstance(one, paramiko.Transport) and one not in before]
+        assert left == []
 
 
 def test_a_connection_that_died_while_idle_is_made_anew(ssh_server: Sshd, cut: Cut, tmp_path: Path) -> None:
