@@ -40,9 +40,9 @@ def main() -> int:
         began, ended = measure(Path(scratch, "file"), file)
         _, run = measure(Path(scratch, "exec"), program)
     p50, p99 = np.percentile(began, [50, 99])
-    met = record("actions.alert_to_begin.p50", round(p50, 2), "ms", better="lower", goal=BUDGET_MS)
-    record("actions.alert_to_begin.p99", round(p99, 2), "ms", better="lower")
-    record("actions.two_fsyncs.p99", round(disk, 2), "ms", better="lower")
+    beside = f"two bare fsyncs on this disk, p99: {disk:.1f} ms"
+    record("actions.alert_to_begin.p50", round(p50, 2), "ms", better="lower")
+    met = record("actions.alert_to_begin.p99", round(p99, 2), "ms", better="lower", peer=beside, goal=BUDGET_MS)
     record("actions.alert_to_line.p99", round(float(np.percentile(ended, 99)), 2), "ms", better="lower")
     record("actions.alert_to_exit.p99", round(float(np.percentile(run, 99)), 2), "ms", better="lower")
     return 0 if met else 1

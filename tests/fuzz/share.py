@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
-_INPUTS = int(os.environ.get("EDGECTL_FUZZ_INPUTS", "50000"))
+_INPUTS = int(os.environ.get("EDGECTL_FUZZ_INPUTS", "100000"))
 _SECONDS = 180.0
 _SEED = os.environ.get("EDGECTL_FUZZ_SEED", "1")
 _SHARE = {"readings": 0.45, "wires": 0.1, "documents": 0.25, "operators": 0.2}
