@@ -7,11 +7,9 @@ was begun is ``unknown``, and is never tried again. A decision not to act is one
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -89,11 +87,7 @@ class Journal:
         A file that somebody took away is written anew: else no snapshot could be stored until something acts.
         """
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            self._lines.sync()
         except FileNotFoundError:
             with self._lock:
                 self._compact()
@@ -114,6 +108,5 @@ class Journal:
             kept[line.fired].append(line)
         open_ = [x for x in kept[True][:-MOST_KEPT] if x.step in (INTENT, BEGUN)]
         lines = open_ + kept[True][-MOST_KEPT:] + kept[False][-MOST_KEPT:]
-        raw: Any = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-        write_file(self._path, raw, 0o640)
+        write_file(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines), 0o640)
         self._newest, self._count, self._lines.torn = {line.key: line for line in lines}, len(lines), False

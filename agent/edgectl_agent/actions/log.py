@@ -62,12 +62,7 @@ class LogAction(Action):
 
     def sync(self) -> int:
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-                return os.fstat(descriptor).st_size
-            finally:
-                os.close(descriptor)
+            return self._lines.sync()
         except FileNotFoundError:
             return 0
         except OSError as e:
