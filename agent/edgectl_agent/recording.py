@@ -166,8 +166,9 @@ class Recording:
             if size >= PAGE_BYTES:
                 break
             with suppress(OSError, StorageError):
-                blocks.append(msgspec.Raw(unseal(self._path(seq).read_bytes())))
-                size += len(bytes(blocks[-1]))
+                block = unseal(self._path(seq).read_bytes())
+                blocks.append(msgspec.Raw(block))
+                size += len(block)
         return RawPage(status=status, blocks=tuple(blocks))
 
     def release(self, through: int) -> None:
