@@ -127,7 +127,7 @@ class Responder:
         if line.step == BEGUN:
             self._conclude(line.key, "unknown", "the agent ended while it was under way", line.stream)
         elif line.step == INTENT and line.alert is not None:
-            late = self._rule.max_age_ns and now_ns - line.alert.changed_ns > self._rule.max_age_ns
+            late = self._rule.late(line.alert.changed_ns, now_ns)
             if late or self._queue.qsize() >= _WAITING:
                 self._conclude(line.key, "late" if late else "dropped", "", line.stream)
             else:

@@ -26,6 +26,10 @@ class Rule:
         """How long it takes until one more may fire; rounded up, so that no more than `burst` come in `per_ns`."""
         return -(-self.per_ns // self.burst)
 
+    def late(self, event_ns: int, now_ns: int) -> bool:
+        """Whether an alert of event time `event_ns` is too old to act on."""
+        return bool(self.max_age_ns) and now_ns - event_ns > self.max_age_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -41,7 +45,7 @@ def decide(rule: Rule, full_ns: int, last_ns: int | None, event_ns: int, now_ns:
     capacity_ns = rule.token_ns * rule.burst
     full_ns = min(full_ns, now_ns + capacity_ns)
     last_ns = None if last_ns is None else min(last_ns, now_ns)
-    if rule.max_age_ns and now_ns - event_ns > rule.max_age_ns:
+    if rule.late(event_ns, now_ns):
         return Decision("late", full_ns, last_ns)
     if last_ns is not None and now_ns - last_ns < rule.cooldown_ns:
         return Decision("cooldown", full_ns, last_ns)
