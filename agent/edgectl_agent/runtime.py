@@ -112,11 +112,8 @@ class Runtime:
         sweep(self.spool)
         self.intakes = {name: feed.source for name, feed in self._feeds.items() if isinstance(feed.source, HttpSource)}
         """Sources that other programs feed, by name."""
-        self._readers = {
-            name: [recipe for recipe, names in config.models.items() if name in names] for name in self._feeds
-        }
         for name, feed in self._feeds.items():
-            feed.recipes = tuple(self._readers[name])
+            feed.recipes = tuple(recipe for recipe, names in config.models.items() if name in names)
         self._health = Health(config, config_sha256, boot, monotonic())
         self.on_commit: Callable[[], None] = lambda: None
         """Called by the worker whenever the outbox acknowledged something."""
@@ -241,16 +238,16 @@ class Runtime:
         recorded and it can be read later."""
         if self._ledger.congested or (self._ledger.blocked and feed.replayable):
             return False
-        if any(self._roster.reads(recipe) for recipe in self._readers[name]):
+        if any(self._roster.reads(recipe) for recipe in feed.recipes):
             return not self._ahead(feed)
-        return self.recorder.wants(name) and not any(recipe in self._roster.failed for recipe in self._readers[name])
+        return self.recorder.wants(name) and not any(recipe in self._roster.failed for recipe in feed.recipes)
 
     def _ahead(self, feed: Feed) -> bool:
         """Whether a model joins it with a source that has more to bring and is too far behind. What somebody pushes is
         not held up, nor is anything for long: the other's clocks may be wrong."""
         if not feed.replayable or self._monotonic() - feed.polled_s > _LONGEST_WAIT_S:
             return False
-        for recipe in self._readers[feed.name]:
+        for recipe in feed.recipes:
             patience_ns = self._roster.patience_ns(recipe)
             if patience_ns is not None and feed.reached_ns - patience_ns > (self._until_ns(recipe) or feed.reached_ns):
                 return True
@@ -263,7 +260,7 @@ class Runtime:
 
     def _read(self, name: str, feed: Feed, now_s: float) -> int:
         state, was_behind = feed.state, feed.behind
-        joins = [recipe for recipe in self._readers[name] if self._roster.patience_ns(recipe) is not None]
+        joins = [recipe for recipe in feed.recipes if self._roster.patience_ns(recipe) is not None]
         until = {recipe: self._until_ns(recipe) for recipe in joins}  # before what comes now
         chunk = feed.poll(self._config.batch.max, now_s)
         self._news |= chunk is not None or feed.state != state
@@ -277,7 +274,7 @@ class Runtime:
 
     def _process(self, chunk: Chunk, feed: Feed, until: dict[str, int | None]) -> None:
         """Let the models that read the source see what it brought."""
-        for recipe in self._readers[feed.name]:
+        for recipe in feed.recipes:
             if len(chunk) and self._roster.reads(recipe):
                 self._ledger.offer(self._roster.process(recipe, chunk, feed, self._clock(), until.get(recipe)))
             if chunk.ended and self._roster.reads(recipe) and self._ended(recipe):
