@@ -93,6 +93,21 @@ class Records:
             self.streams[part], self.event_time[part], self.values[part], self.line[part], {}, columns, again=again
         )
 
+    def judged(self, why: Reasons, rejected: Rejected, lines: Sequence[bytes]) -> Records:
+        """Those of which `why` says nothing; the others are counted as well as what was `rejected` of `lines` before
+        they became records."""
+        if not why and not rejected:
+            return self
+        for row, reason in why.items():
+            rejected.add(reason, lines[self.line[row]])
+        good = np.ones(len(self), bool)
+        good[list(why)] = False
+        return Records(
+            tuple(compress(self.streams, good)), self.event_time[good], self.values[good], self.line[good],
+            dict(rejected), tuple(tuple(compress(column, good)) for column in self.texts), tuple(rejected.samples),
+            None if self.again is None else self.again[good],
+        )  # fmt: skip
+
     def chunk(
         self, position: Position, accepted_ns: int, rejected: Mapping[str, int] | None = None, ended: bool = False,
         samples: Sequence[Sample] = (),
@@ -200,16 +215,7 @@ class Decoder(ABC):
         streams = self._streams(columns.stream, n, why)
         again = None if self._repeated is None else self._repeated.again(columns.time, event_time)
         line = np.asarray(columns.line, np.int64)
-        if why:
-            for row, reason in why.items():
-                rejected.add(reason, lines[columns.line[row]])
-            good = np.ones(n, bool)
-            good[list(why)] = False
-            streams = [s for s, keep in zip(streams, good, strict=True) if keep]
-            event_time, values, line = event_time[good], values[good], line[good]
-            found = tuple(tuple(compress(column, good)) for column in found)
-            again = None if again is None else again[good]
-        return Records(tuple(streams), event_time, values, line, dict(rejected), found, tuple(rejected.samples), again)
+        return Records(tuple(streams), event_time, values, line, {}, found, again=again).judged(why, rejected, lines)
 
     @abstractmethod
     def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:

@@ -22,7 +22,7 @@ from edgectl_agent.config import Fields, LogLines
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.templates import masked
 from edgectl_agent.core.units import duration_ns, size_bytes
-from edgectl_agent.sources.cells import MAX_TEXT_CHARS, Reasons, number
+from edgectl_agent.sources.cells import MAX_TEXT_CHARS, Reasons, numbers
 from edgectl_agent.sources.decode import Columns, Decoder, Records, Rejected
 from edgectl_agent.sources.lines import LineReader
 from edgectl_agent.sources.log_events import EventReader, Joiner
@@ -81,17 +81,7 @@ class LogDecoder(Decoder):
         texts = tuple(tuple(text[:MAX_TEXT_CHARS] for text in map(str.strip, cells[column]))
                       for column in self._wanted[self._width :])  # fmt: skip
         streams = self._streams(None if self._constant is not None else cells[self._stream_column], n, why)
-        where = np.arange(n)
-        if not why:
-            return Records(tuple(streams), event_time, values, where, {}, texts)
-        refused = Rejected()
-        for i, reason in why.items():
-            refused.add(reason, lines[i])
-        good = [i for i in range(n) if i not in why]
-        return Records(
-            tuple(streams[i] for i in good), event_time[good], values[good], where[good], dict(refused),
-            tuple(tuple(column[i] for i in good) for column in texts), tuple(refused.samples),
-        )  # fmt: skip
+        return Records(tuple(streams), event_time, values, np.arange(n), {}, texts).judged(why, Rejected(), lines)
 
     def _cells(self, events: Sequence[bytes]) -> dict[str, list[Any]]:
         """All columns that are asked for; times as (ns, tick), None where there is none."""
@@ -136,14 +126,7 @@ class LogDecoder(Decoder):
         return ns + (number if arrival else number % tick)
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
-        found = np.full(len(cells), np.nan)
-        for i, cell in enumerate(cells):
-            one = number(cell) if isinstance(cell, str) else cell
-            if isinstance(one, float):
-                found[i] = one
-            else:
-                why[i] = why[i] or one
-        return found
+        return numbers(cells, why)
 
     def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
         raise NotImplementedError("a log's events are decoded as a whole")
