@@ -70,6 +70,11 @@ class Joiner:
                 self.dropped += 1
         return events, offsets
 
+    def take_dropped(self) -> int:
+        """How many lines continued nothing, since this was last asked."""
+        dropped, self.dropped = self.dropped, 0
+        return dropped
+
     def flush(self) -> tuple[list[bytes], list[int]]:
         """Complete the open event."""
         if not self._lines:
@@ -103,9 +108,8 @@ class EventReader:
         return self._inner.unfinished
 
     def take_dropped(self) -> int:
-        """How many lines continued nothing, since this was last asked."""
-        dropped, self._joiner.dropped = self._joiner.dropped, 0
-        return dropped
+        """As `Joiner.take_dropped`."""
+        return self._joiner.take_dropped()
 
     @property
     def ready(self) -> bool:

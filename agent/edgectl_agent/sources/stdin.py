@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -63,17 +64,15 @@ class StdinSource(IntakeSource[bytes]):
         if self._failure:
             raise SourceError(self._failure)
         taken = self._intake.take(limit, timeout_s)
-        lines = taken.records
+        lines, rejected = taken.records, Counter(taken.rejected)
         if self._events is not None:
             lines = self._joined(self._events, lines, taken.ended)
-            if self._events.dropped:
-                taken.rejected["continuation"] = taken.rejected.get("continuation", 0) + self._events.dropped
-                self._events.dropped = 0
+            rejected["continuation"] += self._events.take_dropped()
         if lines and self._decoder is None:
             header, *lines = lines
             self._decoder = self._with_header(header)
         found = self._decoder.decode(lines) if self._decoder else self._nothing
-        return found.chunk({}, self._clock(), taken.rejected, taken.ended)
+        return found.chunk({}, self._clock(), rejected, taken.ended)
 
     @property
     def pending(self) -> bool:
