@@ -83,17 +83,21 @@ def event_time_ns(text: str) -> int:
         return epoch_ns(float(text))
     except ValueError:
         moment = datetime.fromisoformat(text)
+    finer = _FINER.search(text)  # than a datetime is
+    return moment_ns(moment) + (int(finer[1][:3].ljust(3, "0")) if finer else 0)
+
+
+def moment_ns(moment: datetime) -> int:
+    """Nanoseconds since 1970; UTC unless it has an offset."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     since = moment - _EPOCH
-    finer = _FINER.search(text)  # than a datetime is
-    rest = int(finer[1][:3].ljust(3, "0")) if finer else 0
-    return (since.days * 86400 + since.seconds) * SECOND_NS + since.microseconds * 1000 + rest
+    return (since.days * 86400 + since.seconds) * SECOND_NS + since.microseconds * 1000
 
 
 def epoch_ns(number: float) -> int:
     """As `event_time_ns` of a number that is a float, with the precision that it has. Raises ValueError."""
-    if not abs(number) < 9.2e18:
+    if not abs(number) < LAST_NS:
         raise ValueError(f"not a time: {number!r}")
     whole = int(number)
     factor = _factor(abs(whole))
@@ -107,7 +111,7 @@ def _decimal_ns(text: str) -> int:
     if fraction:
         one = 10 ** len(fraction)
         ns += (2 * int(fraction) * factor + one) // (2 * one)  # to the nearest
-    if ns >= 9_200_000_000_000_000_000:
+    if ns >= LAST_NS:
         raise ValueError(f"not a time: {text!r}")
     return -ns if text.startswith("-") else ns
 

@@ -30,14 +30,14 @@ MAX_STREAM_CHARS = 200
 MAX_TEXT_CHARS = 1000
 _FEW = 6
 """So many cells are converted sooner one by one."""
-_MAGNITUDES = np.array([1e11, 1e14, 1e17])
-"""Below the first a number of this size means seconds, then milliseconds, microseconds, at last nanoseconds."""
-_FACTORS = np.array([10**9, 10**6, 10**3, 1])
 _BOUNDS = np.array([10**11, 10**14, 10**17], np.int64)
+"""Below the first a number of this size means seconds, then milliseconds, microseconds, at last nanoseconds."""
+_MAGNITUDES = _BOUNDS.astype(np.float64)
+_FACTORS = np.array([10**9, 10**6, 10**3, 1], np.int64)
 _NINE = 9
 _EXACT = 2.0**53
 """Below it a float holds every whole number."""
-_LIMITS = np.array([-(-LAST_NS // factor) for factor in (10**9, 10**6, 10**3, 1)], np.int64)
+_LIMITS = -(-LAST_NS // _FACTORS)
 """Whole numbers of each size from which on that is so."""
 
 

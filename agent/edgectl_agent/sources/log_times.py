@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from edgectl_agent.core.units import DAY_NS, LAST_NS, SECOND_NS
+from edgectl_agent.core.units import DAY_NS, LAST_NS, SECOND_NS, moment_ns
 
 _MONTHS = {
     "Jan": 1, "Feb": 2, "Mar": 3, "Apr": 4, "May": 5, "Jun": 6,
@@ -84,7 +84,7 @@ class LogTimes:
             moment = datetime.fromisoformat(text.replace("/", "-") + offset.replace("Z", "+00:00"))
         except (ValueError, LookupError):
             return None
-        return _ns(moment if moment.tzinfo else moment.replace(tzinfo=self._zone))
+        return moment_ns(moment if moment.tzinfo else moment.replace(tzinfo=self._zone))
 
     def _without_year(self, text: str, now_ns: int) -> int | None:
         """In the year in which it is not more than a day ahead of `now_ns`."""
@@ -95,7 +95,3 @@ class LogTimes:
             if at is not None and at <= now_ns + DAY_NS:
                 return at
         return None
-
-
-def _ns(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

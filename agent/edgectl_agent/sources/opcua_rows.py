@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from edgectl_agent.core.units import LAST_NS
+from edgectl_agent.core.units import LAST_NS, moment_ns
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_TIME = datetime(1601, 1, 1, tzinfo=UTC)
+_NO_TIME_NS = moment_ns(datetime(1601, 1, 1, tzinfo=UTC))
 """What OPC UA writes where there is none."""
 _BAD = 0x8000_0000
 _OVERFLOW = 0x0480
@@ -88,6 +87,5 @@ def _number(one: Reported) -> float | str:
 def _ns(moment: datetime | None, now_ns: int) -> int:
     if moment is None:
         return now_ns
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    since = moment - _EPOCH
-    return now_ns if moment == _NO_TIME else (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
+    found = moment_ns(moment)
+    return now_ns if found == _NO_TIME_NS else found
