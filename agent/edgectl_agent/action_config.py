@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
-from edgectl_agent.connection import ClientTls, loopback, parts
+from edgectl_agent.connection import ClientTls, Strict, check_mqtt, check_pair, loopback, parts
 from edgectl_agent.core.allowed import Reach
 from edgectl_agent.core.errors import ConfigError
 from edgectl_agent.core.gate import Rule
@@ -26,11 +25,7 @@ _SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key"
 _RATE = re.compile(r"(\d{1,5})/(\d*)([a-z]+)")
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Immutable; refuses what it does not know."""
-
-
-class When(_Strict, frozen=True, kw_only=True):
+class When(Strict, frozen=True, kw_only=True):
     """Which alerts an action answers; ``*`` and ``?`` in `recipe` and `stream` stand for anything."""
 
     state: Literal["open", "cleared", "any"] = "open"
@@ -51,7 +46,7 @@ On = Severity | Literal["any"] | When
 PayloadText = str | dict[str, str]
 
 
-class LogAction(_Strict, frozen=True, kw_only=True, tag_field="type", tag="log"):
+class LogAction(Strict, frozen=True, kw_only=True, tag_field="type", tag="log"):
     """Append the alert to a file, one JSON object per line."""
 
     on: On = "any"
@@ -207,16 +202,8 @@ def _check_mqtt(key: str, action: MqttAction) -> None:
     found = parts(action.url, "mqtt", "mqtts")
     if found is None or found.path.strip("/") or found.query or found.fragment or found.username or found.password:
         raise ConfigError(f"{key}.url: expected a URL such as mqtts://broker.acme.example:8883, found {action.url!r}")
-    secure = found.scheme == "mqtts"
-    if bool(action.user) < bool(action.password_file):
-        raise ConfigError(f"{key}.password_file: expected user as well")
-    if action.password_file and not secure and not loopback(found.hostname or ""):
-        raise ConfigError(
-            f"{key}.url: expected mqtts (mqtt on loopback only), found {action.url!r}: it takes a password"
-        )
-    if not secure and action.tls != ClientTls():
-        raise ConfigError(f"{key}.tls: expected a url with mqtts, found {action.url!r}")
-    _check_pair(key, action.tls)
+    check_mqtt(key, action.url, action.user, action.password_file, action.tls)
+    check_pair(key, action.tls)
     _at(f"{key}.topic", lambda: Template.parse(action.topic))
     if not action.topic or any(c in action.topic for c in "+#\0") or len(action.topic.encode()) > MAX_TOPIC_BYTES:
         raise ConfigError(f"{key}.topic: expected a topic without wildcards, found {action.topic!r}")
@@ -238,12 +225,7 @@ def _check_webhook(key: str, action: WebhookAction) -> None:
             raise ConfigError(f"{key}.headers.{name}: expected it under header_files: agent.yaml holds no secrets")
         if any(not " " <= c <= "~" for c in value):
             raise ConfigError(f"{key}.headers.{name}: expected one line of ASCII, found {value!r}")
-    _check_pair(key, action.tls)
-
-
-def _check_pair(key: str, tls: ClientTls) -> None:
-    if bool(tls.cert) != bool(tls.key):
-        raise ConfigError(f"{key}.tls: expected cert and key together, or neither")
+    check_pair(key, action.tls)
 
 
 def _absolute(key: str, path: str) -> None:
@@ -279,9 +261,3 @@ def _at(key: str, check: Callable[[], object]) -> None:
         check()
     except ConfigError as e:
         raise ConfigError(f"{key}: {e.message}") from e
-
-
-def host_and_port(url: str) -> tuple[str, int]:
-    """Of an MQTT URL that was checked."""
-    found = urlsplit(url)
-    return found.hostname or "", found.port or (8883 if found.scheme == "mqtts" else 1883)

@@ -19,7 +19,7 @@ import msgspec
 
 from edgectl_agent import yamlfile
 from edgectl_agent.action_config import ActionConfig, LogAction, check_actions
-from edgectl_agent.connection import ClientTls
+from edgectl_agent.connection import ClientTls, check_mqtt, check_pair, host_and_port
 from edgectl_agent.connection import loopback as _loopback
 from edgectl_agent.connection import parts as _parts
 from edgectl_agent.core.errors import ConfigError
@@ -263,11 +263,11 @@ class MqttConfig(Fields, frozen=True, kw_only=True, tag_field="type", tag="mqtt"
 
     @property
     def host(self) -> str:
-        return urlsplit(self.url).hostname or ""
+        return host_and_port(self.url)[0]
 
     @property
     def port(self) -> int:
-        return urlsplit(self.url).port or (8883 if self.secure else 1883)
+        return host_and_port(self.url)[1]
 
 
 SourceConfig = (
@@ -610,14 +610,7 @@ def _check_mqtt(key: str, source: MqttConfig) -> None:
             raise ConfigError(f"{key}.topic: {problem}, found {topic!r}")
     if len(set(source.filters)) != len(source.filters):
         raise ConfigError(f"{key}.topic: a topic is named twice")
-    if bool(source.user) < bool(source.password_file):
-        raise ConfigError(f"{key}.password_file: expected user as well")
-    if source.password_file and not source.secure and not _loopback(parts.hostname or ""):
-        raise ConfigError(
-            f"{key}.url: expected mqtts (mqtt on loopback only), found {source.url!r}: it takes a password"
-        )
-    if not source.secure and source.tls != ClientTls():
-        raise ConfigError(f"{key}.tls: expected a url with mqtts, found {source.url!r}")
+    check_mqtt(key, source.url, source.user, source.password_file, source.tls)
     _check_broker(key, source)
 
 
@@ -629,8 +622,8 @@ def _check_broker(key: str, source: KafkaConfig | MqttConfig) -> None:
         raise ConfigError(f"{key}.columns: expected one that is called {unknown[0]!r}, found: {known}")
     if source.format != "csv" and source.columns:
         raise ConfigError(f"{key}.columns: expected only with format: csv")
-    if source.tls is not None and bool(source.tls.cert) != bool(source.tls.key):
-        raise ConfigError(f"{key}.tls: expected cert and key together, or neither")
+    if source.tls is not None:
+        check_pair(key, source.tls)
 
 
 def _wanted(source: Fields) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from edgectl_agent.action_config import MqttAction, host_and_port
+from edgectl_agent.action_config import MqttAction
 from edgectl_agent.actions.interface import EffectFailed, Effector, EffectUnknown
+from edgectl_agent.connection import host_and_port
 from edgectl_agent.core.errors import ConfigError
 from edgectl_agent.core.template import Payload, Template, Values
 from edgectl_agent.secretfile import first_line
