@@ -13,6 +13,8 @@ from edgectl_agent.action_config import LogAction
 from edgectl_agent.config import HostMetricsConfig, MqttConfig, ReplayConfig, TailConfig
 from edgectl_agent.core.errors import ConfigError
 
+from tests.agent.test_ledger import alert
+
 GOOD = """
 version: 1
 node: lyon-pi-0417
@@ -169,6 +171,8 @@ def test_an_action_hears_every_state_of_its_severity(tmp_path: Path) -> None:
     (critical,) = load(tmp_path, GOOD).actions
     assert isinstance(critical, LogAction)
     assert (critical.when.severity, critical.when.state) == ("critical", "any")
+    assert all(critical.when.takes(alert(1, state, "critical")) for state in ("open", "cleared"))
+    assert not critical.when.takes(alert(1, severity="warning"))
 
 
 def test_check_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
