@@ -178,10 +178,10 @@ def check_actions(actions: Sequence[ActionConfig]) -> None:
 
 def _check_effect(key: str, action: EffectConfig) -> None:
     for name, least in (("cooldown", "0s"), ("timeout", "10ms")):
-        _quantity(f"{key}.{name}", getattr(action, name), duration_ns, least)
+        check_quantity(f"{key}.{name}", getattr(action, name), duration_ns, least)
     _at(f"{key}.rate", lambda: _rate(action.rate))
     if action.max_age != "none":
-        _quantity(f"{key}.max_age", action.max_age, duration_ns, "1s")
+        check_quantity(f"{key}.max_age", action.max_age, duration_ns, "1s")
     if action.timeout_s > 3600:
         raise ConfigError(f"{key}.timeout: expected at most 1h, found {action.timeout!r}")
     _at(f"{key}.payload", lambda: Payload.parse(action.payload))
@@ -193,7 +193,7 @@ def _check_effect(key: str, action: EffectConfig) -> None:
         _absolute(f"{key}.command[0]", action.command[0])
         for i, word in enumerate(action.command[1:], 1):
             _at(f"{key}.command[{i}]", lambda word=word: Template.parse(word))  # type: ignore[misc]
-        _quantity(f"{key}.memory", action.memory, size_bytes, "1M")
+        check_quantity(f"{key}.memory", action.memory, size_bytes, "1M")
     else:
         _absolute(f"{key}.path", action.path)
 
@@ -250,7 +250,8 @@ def _rate(text: str) -> tuple[int, int]:
     return burst, per_ns
 
 
-def _quantity(key: str, text: str, read: Callable[[str], int], least: str) -> None:
+def check_quantity(key: str, text: str, read: Callable[[str], int], least: str) -> None:
+    """Raises `ConfigError` that begins with the key, unless `text` is a duration or size of at least that."""
     _at(key, lambda: read(text))
     if read(text) < read(least):
         raise ConfigError(f"{key}: expected at least {least}, found {text!r}")

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from edgectl_agent import yamlfile
-from edgectl_agent.action_config import ActionConfig, LogAction, check_actions
+from edgectl_agent.action_config import ActionConfig, LogAction, check_actions, check_quantity
 from edgectl_agent.connection import ClientTls, check_mqtt, check_pair, host_and_port
 from edgectl_agent.connection import loopback as _loopback
 from edgectl_agent.connection import parts as _parts
@@ -407,13 +407,8 @@ class Config(_Strict, frozen=True, kw_only=True):
                     raise ConfigError(f"models.{recipe}[{i}]: no source is called {name!r}, known are: {known}")
             if len(set(names)) != len(names):
                 raise ConfigError(f"models.{recipe}: a source is named twice")
-        for key, text, read, least in _quantities(self):
-            try:
-                enough = read(text) >= read(least)
-            except ConfigError as e:
-                raise ConfigError(f"{key}: {e.message}") from e
-            if not enough:
-                raise ConfigError(f"{key}: expected at least {least}, found {text!r}")
+        for quantity in _quantities(self):
+            check_quantity(*quantity)
         if not _SHARE.fullmatch(self.limits.cpu):
             raise ConfigError(f"limits.cpu: expected a share of one core such as 20%, found {self.limits.cpu!r}")
         stdins = [name for name, source in self.sources.items() if isinstance(source, StdinConfig)]
