@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from itertools import chain, compress
 from operator import itemgetter
@@ -26,6 +26,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgectl_agent.config import Fields
 from edgectl_agent.core.batch import Float64, Int64
@@ -93,6 +94,18 @@ class Records:
             self.streams[part], self.event_time[part], self.values[part], self.line[part], {}, columns, again=again
         )
 
+    def where(self, good: NDArray[np.bool_]) -> Records:
+        """The readings that `good` says, shape (n,); what was rejected stays."""
+        return replace(
+            self,
+            streams=tuple(compress(self.streams, good)),
+            event_time=self.event_time[good],
+            values=self.values[good],
+            line=self.line[good],
+            texts=tuple(tuple(compress(column, good)) for column in self.texts),
+            again=None if self.again is None else self.again[good],
+        )
+
     def judged(self, why: Reasons, rejected: Rejected, lines: Sequence[bytes]) -> Records:
         """Those of which `why` says nothing; the others are counted as well as what was `rejected` of `lines` before
         they became records."""
@@ -102,11 +115,7 @@ class Records:
             rejected.add(reason, lines[self.line[row]])
         good = np.ones(len(self), bool)
         good[list(why)] = False
-        return Records(
-            tuple(compress(self.streams, good)), self.event_time[good], self.values[good], self.line[good],
-            dict(rejected), tuple(tuple(compress(column, good)) for column in self.texts), tuple(rejected.samples),
-            None if self.again is None else self.again[good],
-        )  # fmt: skip
+        return replace(self.where(good), rejected=dict(rejected), samples=tuple(rejected.samples))
 
     def chunk(
         self, position: Position, accepted_ns: int, rejected: Mapping[str, int] | None = None, ended: bool = False,

@@ -102,21 +102,12 @@ class KafkaSource(Source):
 def _by_key(records: Records, keys: Sequence[bytes | None], rejected: Counter[str]) -> Records:
     """Each reading under its message's key; one that is no stream's name is refused."""
     known = {key: _name(key) for key in dict.fromkeys(keys)}
-    streams = [known[keys[i]] for i in records.line]
-    if "" in streams:
-        keep = [bool(stream) for stream in streams]
-        good = np.asarray(keep, bool)
-        rejected["bad-stream"] += streams.count("")
-        streams = list(compress(streams, keep))
-        records = replace(
-            records,
-            event_time=records.event_time[good],
-            values=records.values[good],
-            line=records.line[good],
-            texts=tuple(tuple(compress(column, keep)) for column in records.texts),
-            again=None if records.again is None else records.again[good],
-        )
-    return replace(records, streams=tuple(streams))
+    streams = tuple(known[keys[i]] for i in records.line)
+    found = replace(records, streams=streams)
+    if "" not in streams:
+        return found
+    rejected["bad-stream"] += streams.count("")
+    return found.where(np.array(list(map(bool, streams))))
 
 
 def _name(key: bytes | None) -> str:
