@@ -139,11 +139,15 @@ def _step(folder: int, part: str, make: bool) -> int:
 
 
 def _said(error: OSError, folder: int, part: str, expected: str) -> OSError:
-    """`error`, or that `part` is a link if that is why: the kernel says of it what it says of a file."""
+    """`error`, or that `part` is a link if that is why: the kernel says of it what it says of a file. What is found to
+    be as expected now was something else when it was opened: somebody exchanges it."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         with suppress(OSError):
-            if stat.S_ISLNK(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode):
+            mode = os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode
+            if stat.S_ISLNK(mode):
                 return UnsafePath(errno.ELOOP, f"{part} is a link, expected a {expected}")
+            if error.errno == errno.ELOOP or stat.S_ISDIR(mode):
+                return UnsafePath(errno.ELOOP, f"{part} was a link when it was opened, expected a {expected}")
     return error
 
 

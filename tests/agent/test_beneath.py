@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edgectl_agent.beneath import Beneath, UnsafePath
@@ -127,6 +128,23 @@ def test_nothing_is_read_through_a_link(
         fetched(world)
     assert done
     assert not Beneath(world.spool).exists(NAME)
+
+
+@pytest.mark.parametrize("name", [*FOLDERS, NAME])
+def test_what_was_a_link_only_when_it_was_opened_is_refused_as_one(
+    world: World, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, last = os.stat, name.split("/")[-1]
+    before_opening(monkeypatch, last, lambda: world.swap(name))
+
+    def stats(path: str, **kwargs: Any) -> os.stat_result:
+        if path == last and (world.spool / name).is_symlink():
+            world.back(name)
+        return real(path, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stats)
+    with pytest.raises(DownloadError, match=f"{NAME} is not read from the spool: {last} was a link when it was opened"):
+        fetched(world)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
