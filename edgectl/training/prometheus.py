@@ -26,7 +26,9 @@ import pyarrow as pa
 from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.units import SECOND_NS, duration_ns, event_time_ns
 
+from edgectl import secrets
 from edgectl.core.errors import ConfigError, EdgeError, UsageError
+from edgectl.inventory.types import SecretRef
 from edgectl.training.columns import Columns
 from edgectl.training.recipe import Recipe
 
@@ -199,13 +201,7 @@ def _login(environ: Mapping[str, str]) -> httpx.BasicAuth | None:
 
 
 def _secret(file: str) -> str:
-    try:
-        found = Path(file).expanduser().read_text(encoding="utf-8").partition("\n")[0].strip()
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{file} cannot be read: {getattr(e, 'strerror', None) or e}") from e
-    if not found:
-        raise ConfigError(f"{file}: expected a secret on its first line, found nothing")
-    return found
+    return secrets.fetch(SecretRef(file=file), Path())
 
 
 def _ask(http: httpx.Client, asked: Range, query: str, first_ns: int, last_ns: int) -> list[_Series]:
