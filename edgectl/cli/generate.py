@@ -29,19 +29,14 @@ def logs(
     seed: Annotated[int, typer.Option(min=0, help="Another one is another service.")] = 1,
 ) -> None:
     """A web service's log: daily rhythm, stack traces, and with --labels faults of four kinds."""
-    from edgectl.generate import weblog
-    from edgectl.generate.writing import write_new
+    from edgectl.generate.writing import write_logs
 
-    service = weblog.Service(seed=seed, hosts=tuple(f"web-{i}" for i in range(1, hosts + 1)))
-    faults = service.planned(after * 60, hours * 60) if labels is not None else ()
     with progress(f"generate {out}", hours) as bar:
-        lines = service.hours(after, hours, faults, lambda: bar.advance(1))
-        count = write_new(out, lines)
+        faults, count = write_logs(
+            out, labels, seed=seed, hosts=hosts, after=after, hours=hours, tick=lambda: bar.advance(1)
+        )
     if labels is not None:
-        from edgectl.periods import write_periods
-
-        write_periods(labels, service.labels(after * 60, hours * 60, faults))
-        note(f"{len(faults)} faults in {labels}")
+        note(f"{faults} faults in {labels}")
     note(f"{count:,} lines in {out}")
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 from edgectl.core.errors import UsageError
 from edgectl.core.evaluation import WATCHED
-from edgectl.generate import plant, transactions
+from edgectl.generate import plant, transactions, weblog
 from edgectl.periods import write_periods
 
 START_NS = 1_735_689_600 * 10**9
@@ -36,6 +36,25 @@ def write_new(path: Path, lines: Iterable[str]) -> int:
         path.unlink(missing_ok=True)
         raise
     return count
+
+
+def write_logs(
+    path: Path, labels: Path | None, *, seed: int, hosts: int, after: int, hours: int, tick: Callable[[], None]
+) -> tuple[int, int]:
+    """Write hours `after` to `after + hours` of a service's log, with faults and their labels if `labels` is given.
+
+    Returns:
+        How many faults, how many lines.
+
+    Raises:
+        UsageError: the file is there already.
+    """
+    service = weblog.Service(seed=seed, hosts=tuple(f"web-{i}" for i in range(1, hosts + 1)))
+    faults = service.planned(after * 60, hours * 60) if labels is not None else ()
+    count = write_new(path, service.hours(after, hours, faults, tick))
+    if labels is not None:
+        write_periods(labels, service.labels(after * 60, hours * 60, faults))
+    return len(faults), count
 
 
 def write_transactions(
