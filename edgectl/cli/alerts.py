@@ -22,6 +22,7 @@ from edgectl.cli.output import (
     settings,
 )
 from edgectl.core.errors import ConfigError, NothingMatched, UsageError
+from edgectl.core.names import unknown
 from edgectl.workspace import operator
 
 if TYPE_CHECKING:
@@ -153,7 +154,11 @@ def score(
     fleet, periods, slack_ns = wiring.inventory(workspace), read_periods(labels), duration_ns(slack)
     with wiring.store(workspace, fleet) as store:
         _known(node, fleet, store)
-        found = [r.alert for r in store.alerts.find(node=node) if recipe in ("", r.alert.recipe)]
+        stored = [record.alert for record in store.alerts.find(node=node)]
+    recipes = {*(alert.recipe for alert in stored), *(name for one in fleet.nodes for name in one.models)}
+    if recipe and recipe not in recipes:
+        raise unknown("recipe", recipe, sorted(recipes))
+    found = [alert for alert in stored if recipe in ("", alert.recipe)]
     outcome = judge_labels(periods, [(alert.stream, alert.onset_ns) for alert in found], slack_ns)
     if not outcome.stream_days:
         raise ConfigError(f"{labels}: expected rows of kind watched, which say when each stream was, found none")

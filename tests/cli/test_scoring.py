@@ -29,6 +29,9 @@ def test_alerts_are_scored_against_the_labels_of_a_generated_log(shell: Shell) -
     said = json.loads(shell.ok("alerts", "score", "faults.csv", "--recipe", "press", "-o", "json"))
     assert (said["faults"], said["found"], said["false_alerts"], said["precision"]) == (len(faults), 1, 1, 0.5)
     assert said["stream_days"] == round(2 * 8 / 24, 4)
+    shell.fails(
+        4, "alerts", "score", "faults.csv", "--recipe", "pres", says="unknown recipe 'pres' → did you mean 'press'?"
+    )
     shown = shell.ok("alerts", "score", "faults.csv", "--recipe", "press")
     assert "precision 50 % · recall" in shown
     assert "false alerts 1.5 per stream-day (1 in 0.7 stream-days)" in shown
