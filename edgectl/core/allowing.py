@@ -41,6 +41,19 @@ def untold(reports: Mapping[str, Report], ruled: Collection[str], sha256: str) -
     return frozenset(n for n, said in reports.items() if (said.actions or n in ruled) and held(said) != sha256)
 
 
+def refused(reports: Mapping[str, Report]) -> frozenset[str]:
+    """Nodes that say that an action is not allowed to them."""
+    return frozenset(name for name, said in reports.items() if any(action.refused for action in said.actions))
+
+
+def nothing_to_do(unruled: Collection[str]) -> str:
+    """What to say where nobody needs other rules; `unruled` nodes are refused an action and have no rule at all."""
+    if not unruled:
+        return "nothing to do: every node has the rules of fleet.yaml"
+    first, more = min(unruled), f" and {len(unruled) - 1} more" if len(unruled) > 1 else ""
+    return f"nothing to sign: {first}{more} may not act, and fleet.yaml allows nothing there → say rules under allow:"
+
+
 def with_allowances(current: Assignment | None, wanted: tuple[Allowance, ...], fleet: str, who: str) -> Assignment:
     """The assignment with other allowances, for the operator `who` to sign.
 

@@ -27,7 +27,7 @@ from edgectl_agent.core.template import FIELDS, Payload, Template
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgectl.core.allowing import allowances, differing, untold, with_allowances
+from edgectl.core.allowing import allowances, differing, nothing_to_do, refused, untold, with_allowances
 from edgectl.inventory.types import Layer
 
 RULES = st.builds(
@@ -166,6 +166,16 @@ def test_a_node_that_missed_its_rules_is_told_the_next_time_also_where_a_right_w
     }  # fmt: skip
     assert untold(reports, {"ruled", "told"}, "new") == {"missed", "ruled", "fresh"}
     assert untold({"fresh": reports["fresh"]}, {"fresh"}, "") == frozenset()
+
+
+def test_where_no_rule_is_written_a_refused_action_is_not_called_in_order() -> None:
+    refusing = holding("new", ActionStatus(name="file", type="file", refused="no rule allows it"))
+    assert refused({"n1": refusing, "n2": holding("new", ActionStatus(name="file", type="file"))}) == {"n1"}
+    assert nothing_to_do(()) == "nothing to do: every node has the rules of fleet.yaml"
+    assert nothing_to_do({"n1"}) == (
+        "nothing to sign: n1 may not act, and fleet.yaml allows nothing there → say rules under allow:"
+    )
+    assert "n1 and 1 more may not act" in nothing_to_do({"n2", "n1"})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from edgectl.cli.nodes.app import app
 from edgectl.cli.output import Column, Format, FormatOption, YesOption, confirm, emit, note, settings
 
 if TYPE_CHECKING:
+    from edgectl_agent.core.messages import Report
+
     from edgectl.inventory.types import Inventory
     from edgectl.store.store import Store
     from edgectl.trust.repository import Repository
@@ -67,7 +69,7 @@ def allow(
             rows = [
                 Row(node=n, rules=rules[n], state="would change" if n in changed else "would be told") for n in names
             ]
-            return emit(rows, COLUMNS, output, name="node", empty="every node's signed rules are those of fleet.yaml")
+            return emit(rows, COLUMNS, output, name="node", empty=_nothing(fleet, store))
         if changed:
             if not confirm(f"Sign other rules for {len(changed)} nodes?", yes=yes, settings=chosen):
                 return note("nothing was changed")
@@ -80,7 +82,7 @@ def allow(
         names = _behind(fleet, store, repository, changed)
         told = bring(names, rolling.tools(workspace, fleet, store, repository, who, forks))
         rows = [Row(node=n, rules=rules[n], state=state, detail=detail) for n, (state, detail) in told.items()]
-        emit(rows, COLUMNS, output, name="node", empty="nothing to do: every node has the rules of fleet.yaml")
+        emit(rows, COLUMNS, output, name="node", empty=_nothing(fleet, store))
         if any(row.state == "failed" for row in rows):
             raise typer.Exit(30)
     return None
@@ -89,10 +91,22 @@ def allow(
 def _behind(fleet: Inventory, store: Store, repository: Repository, changed: tuple[str, ...]) -> tuple[str, ...]:
     """Nodes to tell: those whose rules changed, those that hold an older assignment, and those that say that an action
     is refused to them."""
-    from edgectl.core.allowing import untold
+    from edgectl.core.allowing import refused, untold
 
-    ruled = {node.name for node in fleet.nodes if node.allow}
-    reports = {name: record.report for name, record in store.nodes.all().items() if record.report}
-    refused = {name for name, report in reports.items() if any(action.refused for action in report.actions)}
+    ruled, reports = _ruled(fleet), _reports(store)
     older = untold(reports, ruled, repository.versions().assignment_sha256)
-    return tuple(name for name in fleet.names if name in older.union(changed, refused & ruled))
+    return tuple(name for name in fleet.names if name in older.union(changed, refused(reports) & ruled))
+
+
+def _nothing(fleet: Inventory, store: Store) -> str:
+    from edgectl.core.allowing import nothing_to_do, refused
+
+    return nothing_to_do((refused(_reports(store)) - _ruled(fleet)) & set(fleet.names))
+
+
+def _ruled(fleet: Inventory) -> set[str]:
+    return {node.name for node in fleet.nodes if node.allow}
+
+
+def _reports(store: Store) -> dict[str, Report]:
+    return {name: record.report for name, record in store.nodes.all().items() if record.report}
