@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from datetime import datetime
 
 import numpy as np
 from edgectl_agent.config import TailConfig
 from edgectl_agent.sources.decode import JsonDecoder
 
+from bench._clock import best
 from bench._report import record
 
 TIMES = [f"2026-03-14T09:{i // 6000 % 60:02}:{i / 100 % 60:06.3f}Z" for i in range(20_000)]
@@ -35,18 +34,8 @@ def plain() -> int:
     return len(streams)
 
 
-def best(run: Callable[[], int], rounds: int = 7) -> float:
-    """Readings per second of thread time, which other work on the machine does not count against."""
-    found = 0.0
-    for _ in range(rounds):
-        began = time.thread_time()
-        n = run()
-        found = max(found, n / (time.thread_time() - began))
-    return found
-
-
 if __name__ == "__main__":
-    mine, peer = best(ours), best(plain)
+    mine, peer = best(ours, 7), best(plain, 7)
     print(f"decode JSON Lines: {mine:,.0f} readings/s, json.loads loop {peer:,.0f}/s: {mine / peer:.2f}×")
     met = record("decode.json", mine, "readings/s", better="higher", peer="json.loads loop", goal=100_000)
     raise SystemExit(0 if met else 1)

@@ -8,8 +8,7 @@ the same, and for the whole way from lines of bytes to columns with codes.
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from drain3.masking import MaskingInstruction
@@ -21,6 +20,7 @@ from edgectl_agent.core.categories import CodeTable
 from edgectl_agent.core.templates import Matcher, masked
 from edgectl_agent.sources.log_lines import LogDecoder, joiner
 
+from bench._clock import best
 from bench._report import record
 from edgectl.generate.weblog import Service
 from edgectl.training.mining import Mining, mine
@@ -38,9 +38,9 @@ def main() -> int:
         text = [line.decode().split(" ", 3)[3] for line in lines if line.startswith(b"2026-")]
         table = CodeTable(matchers={0: Matcher(mine("m", masked(text[: len(text) // 2]), Mining()).texts)})
         whole, ours, peer = (
-            best(lambda lines=lines, table=table: way(lines, table)),
-            best(lambda text=text, table=table: coded(text, table)),
-            best(lambda text=text: plain(text)),
+            best(lambda lines=lines, table=table: way(lines, table), 3),
+            best(lambda text=text, table=table: coded(text, table), 3),
+            best(lambda text=text: plain(text), 3),
         )
         print(f"{name}: {whole:,.0f} lines/s from bytes to codes; messages to templates {ours:,.0f}/s, "
               f"drain3 {peer:,.0f}/s: {ours / peer:.1f}×")  # fmt: skip
@@ -93,16 +93,6 @@ def plain(messages: Sequence[str]) -> int:
     for message in messages:
         miner.add_log_message(message)
     return len(messages)
-
-
-def best(run: Callable[[], int], rounds: int = 3) -> float:
-    """Per second of thread time, which other work on the machine does not count against."""
-    found = 0.0
-    for _ in range(rounds):
-        began = time.thread_time()
-        n = run()
-        found = max(found, n / (time.thread_time() - began))
-    return found
 
 
 if __name__ == "__main__":
