@@ -141,6 +141,8 @@ def test_numeric_times_mean_in_a_block_what_each_means_alone(numbers: list[float
             continue
         if abs(ns) < 9_200_000_000_000_000_000:
             expected.append(ns)
+            if isinstance(number, float):
+                assert abs(ns - event_time_ns(repr(number))) <= 1 + abs(ns) * 2**-52, "its text, but for its rounding"
     assert got.event_time.tolist() == expected
 
 
