@@ -25,7 +25,7 @@ soak: $(TOOLS) ## cut real nodes' network at random moments; kill brokers; try l
 	EDGECTL_LAW_EXAMPLES=10000 $(BIN)/python -m pytest -q tests/agent/test_reorder.py tests/agent/test_stream_limit.py \
 		tests/agent/test_join.py
 
-fuzz: $(TOOLS) ## try a million random inputs on every decoder of what comes from outside (a quarter of an hour; FUZZ="--seed 2 …")
+fuzz: $(TOOLS) ## try a million random inputs over all decoders of what comes from outside (a quarter of an hour; FUZZ="--seed 2 …")
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 bench: $(READY) ## measure speed, memory and detection against named peers; lines go to bench/results.jsonl
