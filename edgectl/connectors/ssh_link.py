@@ -101,8 +101,7 @@ class Link:
                 channel.exec_command(command)
                 with suppress(OSError):  # a command may end without reading all of it
                     channel.sendall(stdin)
-                with suppress(OSError):
-                    channel.shutdown_write()
+                _end_input(channel)
                 out, err = _all(channel.recv), _all(channel.recv_stderr)
                 channel.status_event.wait()
                 if channel.exit_status < 0 and not self.alive:
@@ -363,6 +362,23 @@ def _accepts(hop: Hop, transport: paramiko.Transport, key: Any) -> bool:
     if left:
         raise LinkError(f"{hop.who} wants more than a key: {', '.join(left)}")
     return True
+
+
+def _end_input(channel: paramiko.Channel) -> None:
+    """Let the command read the end of its input.
+
+    `shutdown_write` of paramiko 5.1.0 lets the channel go before it sends: where the machine closes the channel at that
+    moment, the message follows the answer to that, and sshd ends the whole connection, which others use, too.
+    """
+    clear = channel.transport.clear_to_send
+    while channel.transport.is_active():
+        with channel.lock:
+            if clear.is_set():  # else keys are negotiated, and paramiko's reader may need the channel for that
+                message = channel._send_eof()
+                if message is not None:
+                    channel.transport._send_user_message(message)
+                return
+        clear.wait(0.1)
 
 
 def _sftp(transport: paramiko.Transport) -> paramiko.SFTPClient:

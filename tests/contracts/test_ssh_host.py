@@ -61,6 +61,24 @@ def test_much_output_on_both_sides_does_not_block(host: SshHost) -> None:
     assert (len(done.out), len(done.err)) == (5_000_000, 5_000_000)
 
 
+def test_an_end_of_input_that_crosses_the_end_of_the_command_harms_nobody_else_on_the_connection(
+    host: SshHost, ssh_server: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = paramiko.Transport._send_user_message
+
+    def slowly(transport: paramiko.Transport, message: paramiko.Message) -> None:
+        if message.asbytes()[0] == 96 and threading.current_thread() is not transport:  # SSH_MSG_CHANNEL_EOF
+            time.sleep(0.3)
+        send(transport, message)
+
+    monkeypatch.setattr(paramiko.Transport, "_send_user_message", slowly)
+    before = len(ssh_server.log)
+    for number in range(3):
+        assert host.run(f"echo {number}").text == str(number)
+    time.sleep(0.5)  # until what crossed is there
+    assert "nonexistent channel" not in ssh_server.log[before:]
+
+
 def test_a_signal_is_128_and_its_number(host: SshHost) -> None:
     assert host.run("sh -c 'kill -9 $$'").status == 137
 
