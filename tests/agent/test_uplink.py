@@ -165,7 +165,7 @@ class World:
         self.reporter = self.restart()
 
     def restart(self) -> Reporter:
-        web = Web(patience=Patience(connect_s=2, stall_s=0.5, body_s=1, slowest_bytes_s=1e6))
+        web = Web(patience=Patience(connect_s=2, stall_s=30, body_s=1, slowest_bytes_s=1e6))
         self.reporter = Reporter(
             self.server.url, web, self.folder / "token", "n1", self.outbox, self.report, self.orders
         )

@@ -62,6 +62,15 @@ def _commands(command: Any) -> Iterator[Any]:
         yield from _commands(command.get_command(ctx, name))
 
 
+def test_a_library_that_was_interrupted_within_code_of_its_own_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    """CPython remembers an interrupted `exec` even if somebody caught it, and ends a program begun by -m by SIGINT."""
+    (tmp_path / "interrupted.py").write_text(
+        "from edgectl.cli import app\napp.get_command = lambda _: exec('raise KeyboardInterrupt')\napp.main([])\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"loaded\nedgectl: interrupted\n")
+
+
 def test_version_and_exit_codes_are_printed(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     assert shell.ok("--version").startswith("edgectl 0.")
