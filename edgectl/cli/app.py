@@ -166,9 +166,7 @@ def main(args: list[str] | None = None) -> None:
     except Exception as e:
         code = _crash(e, args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was asked for is done: the interpreter may tidy up in peace
-    exec(
-        ""
-    )  # forgets that a library's code of this kind was interrupted: CPython's -m would end by that signal instead
+    exec("")  # CPython's -m would end by SIGINT if that hit code which a library executes from text: this forgets it
     gc.freeze()  # and need not look through all that a process which ends leaves behind: that took 0.2 s
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -64,9 +64,16 @@ def _commands(command: Any) -> Iterator[Any]:
 
 def test_a_library_that_was_interrupted_within_code_of_its_own_does_not_change_the_exit_code(tmp_path: Path) -> None:
     """CPython remembers an interrupted `exec` even if somebody caught it, and ends a program begun by -m by SIGINT."""
-    (tmp_path / "interrupted.py").write_text(
-        "from edgectl.cli import app\napp.get_command = lambda _: exec('raise KeyboardInterrupt')\napp.main([])\n"
-    )
+    lines = [
+        "from edgectl.cli import app",
+        "app.note('loaded')",
+        "def command(_):",
+        "    try: exec('raise KeyboardInterrupt')",
+        "    except KeyboardInterrupt: raise app.Interrupted('interrupted') from None",
+        "app.get_command = command",
+        "app.main([])",
+    ]
+    (tmp_path / "interrupted.py").write_text("\n".join(lines))
     done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (130, b"loaded\nedgectl: interrupted\n")
 
