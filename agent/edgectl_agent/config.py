@@ -691,6 +691,9 @@ def check_log(source: Mapping | StdinConfig) -> None:
         if column not in groups:
             known = ", ".join(sorted(groups))
             raise ConfigError(f"column: a log has no column {column!r}, expected one of {known}")
+        if column in ("time", "arrival"):
+            known = ", ".join(sorted(groups - {"time", "arrival"}))
+            raise ConfigError(f"column: {column!r} is a log's time and nothing else, expected one of {known}")
 
 
 def _check_units(key: str, source: Fields) -> None:

@@ -8,6 +8,7 @@ from edgectl_agent.config import TailConfig, log_of
 from edgectl_agent.sources.decode import Records
 from edgectl_agent.sources.lines import LineReader
 from edgectl_agent.sources.log_lines import LogDecoder, event_reader
+from edgectl_agent.sources.repeated import Passes
 
 from edgectl.core.errors import ConfigError
 
@@ -36,4 +37,5 @@ def read_log(path: Path, config: TailConfig) -> Records:
         for reason, count in part.rejected.items():
             rejected[reason] = rejected.get(reason, 0) + count
     whole = Records.join(parts)
-    return Records(whole.streams, whole.event_time, whole.values, whole.line, rejected, whole.texts)
+    time = Passes().settle(whole.streams, whole.event_time, whole.again)
+    return Records(whole.streams, time, whole.values, whole.line, rejected, whole.texts)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from edgectl_agent.config import Config, LogLines, TailConfig
@@ -10,6 +11,7 @@ from edgectl_agent.core.units import event_time_ns
 from edgectl_agent.sources.decode import Records
 from edgectl_agent.sources.log_lines import LogDecoder
 from edgectl_agent.sources.log_times import LogTimes
+from edgectl_agent.sources.repeated import Passes
 from edgectl_agent.yamlfile import parse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +115,9 @@ def test_every_event_is_a_reading_or_counted_and_blocks_do_not_matter(events: li
     [
         ("format: log, log: {pattern: '('}", "sources.web.log.pattern: '(' is no regular expression"),
         ("format: log, stream: host", "a log has no column 'host', expected one of arrival"),
+        ("format: log, categories: {m: arrival}", "sources.web.column: 'arrival' is a log's time and nothing else"),
+        ("format: log, time: arrival, categories: {m: time}", "'time' is a log's time and nothing else, expected one"),
+        ("format: log, stream: arrival", "'arrival' is a log's time and nothing else, expected one of length, level"),
         ("format: log, time: ts", "sources.web.time: expected time or arrival, found 'ts'"),
         ("format: jsonl, log: {}", "sources.web.log: expected only with format: log, found format: jsonl"),
         ("format: log, log: {wait: 2d}", "sources.web.log.wait: expected from 10ms to 1h, found '2d'"),
@@ -143,6 +148,29 @@ def test_a_time_that_no_event_can_have_is_counted_and_the_line_behind_is_read(st
 
     assert found.rejected == {"bad-time": 1}
     assert len(found) == 1
+
+
+AUTUMN = event_time_ns("2026-10-25T01:00:00Z") // 10**9
+"""When 03:00 becomes 02:00 in Paris."""
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S,000", "%b %d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
+def test_the_hour_that_daylight_saving_repeats_is_told_apart(form: str) -> None:
+    true = range(AUTUMN - 5400, AUTUMN + 5400, 60)
+    lines = [datetime.fromtimestamp(at, ZoneInfo("Europe/Paris")).strftime(f"{form} INFO up").encode() for at in true]
+    config = TailConfig(path="x", format="log", stream="=app", time="time", zone="Europe/Paris",
+                        channels={"bytes": "length"})  # fmt: skip
+    local, passes, found = LogDecoder(config, LogLines(), lambda: AUTUMN * 10**9), Passes(), list[int]()
+    for at in range(0, len(lines), 25):
+        part = local.decode(lines[at : at + 25])
+        found += (passes.settle(part.streams, part.event_time, part.again) // 10**9).tolist()
+    assert found == list(true)
+
+
+def test_what_counts_something_may_be_a_category_and_a_stream() -> None:
+    config = TailConfig(path="x", format="log", stream="lines", time="time", categories={"bytes": "length"})
+    found = LogDecoder(config, LogLines(), lambda: NOW).decode([b"2026-03-14T09:12:00Z up"])
+    assert (found.streams, found.texts) == (("1",), (("23",),))
 
 
 @pytest.mark.parametrize("evil", [b":", b"/a", b"a.", b"a1-", b"ab:", b"aError_", b"1.", b"\0", b"\xff"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgectl_agent.config import LogLines
 from edgectl_agent.core.batch import Batch, StreamTable
 from edgectl_agent.core.bundle import FeatureSpec, TemplateFeatures, Templates, decode, encode
 from edgectl_agent.core.categories import code_table
@@ -92,6 +93,13 @@ def test_a_node_gives_a_line_the_code_that_training_gave_it(trained: Trained, tm
     )
     unseen = ~(batch.codes[:, at][:, None] == known[:, at]).any(axis=1)
     assert 0 < unseen.sum() < len(records)
+
+
+def test_training_tells_the_hour_apart_that_daylight_saving_repeats(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("2026-10-25 02:55:00 up\n2026-10-25 02:05:00 up\n2026-10-25 03:05:00 up\n", encoding="utf-8")
+    records = read_log(log, log_config(LogLines(), "=x", "time", "Europe/Paris", {}, {"level": "level"}))
+    assert [(at - records.event_time[0]) // (60 * 10**9) for at in records.event_time] == [0, 10, 70]
 
 
 def log_of(recipe: Recipe) -> Any:

@@ -33,7 +33,7 @@ from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
 from edgectl_agent.sources.cells import Reasons, Time, numbers, refuse_other_units, stream_name, texts, times
 from edgectl_agent.sources.interface import Chunk, Position, Sample
-from edgectl_agent.sources.repeated import RepeatedHours
+from edgectl_agent.sources.repeated import RepeatedHours, without_offset
 
 MAX_LINE_BYTES = 1 << 20
 _Number = float | None
@@ -167,7 +167,7 @@ class Columns:
     """Records as the format's reader left them, one entry per line that parsed."""
 
     line: Sequence[int]
-    time: Sequence[Time]
+    time: Sequence[Any]
     stream: Sequence[str | int] | None
     values: Sequence[Sequence[Any]]
     """Of the channels, then of the categories, then of `unit_columns`."""
@@ -214,7 +214,7 @@ class Decoder(ABC):
         columns = self._parse(lines, rejected)
         n = len(columns.line)
         why = Reasons()
-        event_time = times(columns.time, self._zone, why)
+        event_time = self._event_times(columns.time, why)
         values = np.empty((n, self._width))
         for c, cells in enumerate(columns.values[: self._width]):
             values[:, c] = self._numbers(cells, why)
@@ -222,7 +222,7 @@ class Decoder(ABC):
         for place, unit in self._units:
             refuse_other_units(texts(columns.values[self._texts + place], why), unit, why)
         streams = self._streams(columns.stream, n, why)
-        again = None if self._repeated is None else self._repeated.again(columns.time, event_time)
+        again = None if self._repeated is None else self._repeated.again(columns.time, event_time, self._is_local)
         line = np.asarray(columns.line, np.int64)
         return Records(tuple(streams), event_time, values, line, {}, found, again=again).judged(why, rejected, lines)
 
@@ -233,6 +233,14 @@ class Decoder(ABC):
     @abstractmethod
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
         """One channel's cells as numbers, NaN for a missing one; notes in `why` where a cell is neither."""
+
+    def _event_times(self, cells: Sequence[Any], why: Reasons) -> Int64:
+        """The column of times in ns; notes in `why` where a cell is no time."""
+        return times(cells, self._zone, why)
+
+    def _is_local(self, cell: Any) -> bool:
+        """Whether a time was told without an offset."""
+        return without_offset(cell)
 
     def _streams(self, names: Sequence[str | int] | None, n: int, why: Reasons) -> list[str]:
         if names is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,10 +22,10 @@ from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.templates import masked
 from edgectl_agent.core.units import duration_ns, size_bytes
 from edgectl_agent.sources.cells import MAX_TEXT_CHARS, Reasons, numbers
-from edgectl_agent.sources.decode import Columns, Decoder, Records, Rejected
+from edgectl_agent.sources.decode import Columns, Decoder, Rejected
 from edgectl_agent.sources.lines import LineReader
 from edgectl_agent.sources.log_events import EventReader, Joiner
-from edgectl_agent.sources.log_times import LogTimes
+from edgectl_agent.sources.log_times import LogTime, LogTimes
 
 _LEVEL = re.compile(
     r"\b(TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERR(?:OR)?|CRIT(?:ICAL)?|ALERT|EMERG|FATAL|SEVERE|PANIC)\b", re.IGNORECASE
@@ -36,6 +35,7 @@ _LEVELS = {"WARNING": "WARN", "ERR": "ERROR", "CRIT": "CRITICAL", "FATAL": "CRIT
 _LEVEL_WITHIN = 120
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _SEPARATORS = " \t\r:|-]"
+_NO_TIME = LogTime(0, 1, 0)
 MAX_HEAD_CHARS = 4000
 """Of an event's first line that are looked at."""
 
@@ -69,22 +69,18 @@ class LogDecoder(Decoder):
         self._wanted = (*mapping.channels.values(), *mapping.categories.values())
         self._needed = {*self._wanted, mapping.stream}
 
-    def decode(self, lines: Sequence[bytes]) -> Records:
-        if not lines:
-            return self._nothing
+    def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:
         cells = self._cells(lines)
-        n, why = len(lines), Reasons()
-        event_time = self._event_times(cells, why)
-        values = np.empty((n, self._width))
-        for c, column in enumerate(self._wanted[: self._width]):
-            values[:, c] = self._numbers(cells[column], why)
-        texts = tuple(tuple(text[:MAX_TEXT_CHARS] for text in map(str.strip, cells[column]))
-                      for column in self._wanted[self._width :])  # fmt: skip
-        streams = self._streams(None if self._constant is not None else cells[self._stream_column], n, why)
-        return Records(tuple(streams), event_time, values, np.arange(n), {}, texts).judged(why, Rejected(), lines)
+        return Columns(
+            range(len(lines)),
+            cells[self._time_column],
+            None if self._constant is not None else cells[self._stream_column],
+            [cells[column] for column in self._wanted[: self._width]]
+            + [list(map(_shortened, cells[column])) for column in self._wanted[self._width :]],
+        )
 
     def _cells(self, events: Sequence[bytes]) -> dict[str, list[Any]]:
-        """All columns that are asked for; times as (ns, tick), None where there is none."""
+        """All columns that are asked for; times as `LogTime`, None where there is none."""
         now_ns = self._clock()
         heads, tails, counts = _heads(events)
         found: dict[str, list[Any]] = {name: [] for name in ("time", *self._groups)}
@@ -100,36 +96,39 @@ class LogDecoder(Decoder):
             if "message" in self._groups and match:
                 messages.append(parts["message"])
             else:
-                end = match.end() if match and match.start() == 0 else (at[2] if at and stamp is head else 0)
+                end = match.end() if match and match.start() == 0 else (at.end if at and stamp is head else 0)
                 messages.append(head[end:].lstrip(_SEPARATORS))
         if "message" in self._needed:
             found["message"] = masked([f"{m} | {t}" if t else m for m, t in zip(messages, tails, strict=True)])
         if "level" in self._needed:
             said = found.get("level") or [_level(head) for head in heads]
             found["level"] = [_LEVELS.get(level.upper(), level.upper()) for level in said]
-        found["length"] = [float(len(event)) for event in events]
-        found["lines"] = [float(count) for count in counts]
-        found["replaced"] = [float(head.count("�")) for head in heads] if "replaced" in self._needed else []
-        found["arrival"] = [(now_ns, 1, 0)] * len(heads)
+        found["length"] = [len(event) for event in events]
+        found["lines"] = counts
+        found["replaced"] = [head.count("�") for head in heads] if "replaced" in self._needed else []
+        found["arrival"] = [LogTime(now_ns, 1, 0)] * len(heads)
         return found
 
-    def _event_times(self, cells: dict[str, list[Any]], why: Reasons) -> Int64:
-        arrival = self._time_column == "arrival"
-        found = cells["arrival" if arrival else "time"]
-        for i, at in enumerate(found):
+    def _event_times(self, cells: Sequence[LogTime | None], why: Reasons) -> Int64:
+        for i, at in enumerate(cells):
             if at is None:
                 why[i] = "bad-time"
-        given = [at or (0, 1, 0) for at in found]
-        ns, tick = np.array([at[0] for at in given], np.int64), np.array([at[1] for at in given], np.int64)
-        number = np.arange(len(found)) + (0 if arrival else self.sequence)
-        self.sequence += len(found)
+        given = [at or _NO_TIME for at in cells]
+        ns, tick = np.array([at.ns for at in given], np.int64), np.array([at.tick for at in given], np.int64)
+        arrival = self._time_column == "arrival"
+        number = np.arange(len(cells)) + (0 if arrival else self.sequence)
+        self.sequence += len(cells)
         return ns + (number if arrival else number % tick)
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
         return numbers(cells, why)
 
-    def _parse(self, lines: Sequence[bytes], rejected: Counter[str]) -> Columns:
-        raise NotImplementedError("a log's events are decoded as a whole")
+    def _is_local(self, cell: LogTime | None) -> bool:
+        return cell is not None and cell.local
+
+
+def _shortened(cell: str | int) -> str | int:
+    return cell if isinstance(cell, int) else cell.strip()[:MAX_TEXT_CHARS]
 
 
 def _heads(events: Sequence[bytes]) -> tuple[list[str], list[str], list[int]]:

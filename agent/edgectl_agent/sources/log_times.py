@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import NamedTuple
 
 from edgectl_agent.core.units import DAY_NS, LAST_NS, SECOND_NS, moment_ns
 
@@ -25,6 +26,18 @@ _MAX_KEPT = 10_000
 _APACHE_WITHIN = 200
 
 
+class LogTime(NamedTuple):
+    """When an event was."""
+
+    ns: int
+    tick: int
+    """Length in ns of the clock's tick as written."""
+    end: int
+    """Where the time ends in the line."""
+    local: bool = False
+    """Whether it was written without an offset."""
+
+
 class LogTimes:
     """Finds times; remembers what texts mean, in bounded memory."""
 
@@ -32,39 +45,36 @@ class LogTimes:
         self._zone = zone
         self._known: dict[tuple[str, str], int | None] = {}
 
-    def find(self, line: str, now_ns: int) -> tuple[int, int, int] | None:
-        """(event time in ns, length in ns of the clock's tick as written, where the time ends in the line).
-
-        `now_ns` tells the year where the line does not. None if there is no time, or one that no event can have.
-        """
+    def find(self, line: str, now_ns: int) -> LogTime | None:
+        """None if there is no time, or one that no event can have. `now_ns` tells the year where the line does not."""
         found = self._find(line, now_ns)
-        return found if found is not None and abs(found[0]) < LAST_NS else None
+        return found if found is not None and abs(found.ns) < LAST_NS else None
 
-    def _find(self, line: str, now_ns: int) -> tuple[int, int, int] | None:
+    def _find(self, line: str, now_ns: int) -> LogTime | None:
         found = _ISO.match(line)
         if found:
             base = self._base(found[1], found[3] or "")
             if base is None:
                 return None
-            fraction = found[2]
+            fraction, local = found[2], not found[3]
             if not fraction:
-                return base, SECOND_NS, found.end()
+                return LogTime(base, SECOND_NS, found.end(), local)
             tick = 10 ** (9 - len(fraction))
-            return base + int(fraction) * tick, tick, found.end()
+            return LogTime(base + int(fraction) * tick, tick, found.end(), local)
         return self._other(line, now_ns)
 
-    def _other(self, line: str, now_ns: int) -> tuple[int, int, int] | None:
+    def _other(self, line: str, now_ns: int) -> LogTime | None:
         if found := _SYSLOG.match(line):
             at = self._without_year(found[1], now_ns)
-            return None if at is None else (at, SECOND_NS, found.end())
+            return None if at is None else LogTime(at, SECOND_NS, found.end(), local=True)
         if found := _EPOCHS.match(line):
             tick = SECOND_NS if len(found[1]) == 10 else SECOND_NS // 1000
             fraction = found[2] or ""
             part = int(fraction.ljust(9, "0")) * tick // SECOND_NS if fraction else 0
-            return int(found[1]) * tick + part, max(1, tick // 10 ** len(fraction)), found.end()
+            return LogTime(int(found[1]) * tick + part, max(1, tick // 10 ** len(fraction)), found.end())
         if found := _APACHE.search(line, 0, _APACHE_WITHIN):
             base = self._base(found[1], found[2])
-            return None if base is None else (base, SECOND_NS, 0)
+            return None if base is None else LogTime(base, SECOND_NS, 0)
         return None
 
     def _base(self, text: str, offset: str) -> int | None:

@@ -8,8 +8,9 @@ within the hour goes on in the same pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
 
 import numpy as np
 
@@ -31,13 +32,19 @@ class RepeatedHours:
         self._shift: dict[int, int] = {}
         """By quarter of an hour: how much later the second pass is, ns; 0 for all usual ones."""
 
-    def again(self, cells: Sequence[object], first: Int64) -> Int64 | None:
-        """How much later each of these event times may come again, 0 for most; None if none does; shape (n,)."""
+    def again(self, cells: Sequence[Any], first: Int64, is_local: Callable[[Any], bool]) -> Int64 | None:
+        """How much later each of these event times may come again, 0 for most; None if none does; shape (n,).
+
+        Args:
+            cells: the times as they were told.
+            first: the same in ns, each in the first pass.
+            is_local: whether a cell says no offset.
+        """
         quarters, place = np.unique(first // _QUARTER_NS, return_inverse=True)
         shift = np.array([self._shift_of(int(quarter)) for quarter in quarters], np.int64)[place]
         if not shift.any():
             return None
-        return shift * np.array([_without_offset(cell) for cell in cells], np.int64)
+        return shift * np.array([is_local(cell) for cell in cells], np.int64)
 
     def _shift_of(self, quarter: int) -> int:
         known = self._shift.get(quarter)
@@ -98,7 +105,8 @@ def _shift(quarter: int, zone: tzinfo) -> int:
     return (early - late) // timedelta(microseconds=1) * 1000
 
 
-def _without_offset(cell: object) -> bool:
+def without_offset(cell: object) -> bool:
+    """Whether a cell is a time as text, and says no offset."""
     if not isinstance(cell, str):
         return False
     try:
