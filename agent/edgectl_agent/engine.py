@@ -277,14 +277,16 @@ class Trial:
         self._running = running
         self._shadow = candidate.shadow()
 
-    def observe(self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None) -> None:
+    def observe(
+        self, batch: Batch, accepted_ns: int, now_ns: int, horizon_ns: int | None, until_ns: int | None = None
+    ) -> None:
         """Judge the candidate by a batch that the running model has not yet seen."""
         if self.over.is_set():
             return
         if not self._started:
             self._copy_windows()
         try:
-            self._shadow.process(batch, accepted_ns, now_ns, horizon_ns)
+            self._shadow.process(batch, accepted_ns, now_ns, horizon_ns, until_ns)
             if not self._shadow.bundle.features.join:
                 self._shadow.flush(now_ns)  # of a copy: nobody waits here for readings that may come earlier
         except AdmissionError as e:

@@ -168,7 +168,7 @@ class Roster:
         try:
             for batch in engine.batches(chunk, feed.channels, feed.categories, horizon_ns):
                 if recipe in self.trials:
-                    self.trials[recipe].observe(batch, chunk.accepted_ns, now_ns, horizon_ns)
+                    self.trials[recipe].observe(batch, chunk.accepted_ns, now_ns, horizon_ns, until_ns)
                 alerts += engine.process(batch, chunk.accepted_ns, now_ns, horizon_ns, until_ns).alerts
         except AdmissionError as e:
             self._stop(recipe, e)

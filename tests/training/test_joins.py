@@ -9,11 +9,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from edgectl_agent.config import HttpConfig
 from edgectl_agent.core.batch import StreamTable
 from edgectl_agent.core.bundle import Join, JoinMember
 from edgectl_agent.core.units import SECOND_NS
 from edgectl_agent.engine import Engine, Trial
+from edgectl_agent.feeds import Feed
+from edgectl_agent.roster import Roster
+from edgectl_agent.slots import Slots
+from edgectl_agent.sources.http import HttpSource
 from edgectl_agent.sources.interface import Chunk
+from edgectl_agent.updater import Updater
 
 from edgectl.core.errors import ConfigError
 from edgectl.training import recipe as recipes
@@ -135,6 +141,26 @@ def test_a_node_scores_the_very_rows_that_training_held_out(tmp_path: Path) -> N
     )
     assert engine.detector.counters["not_joined"] == 900
     assert engine.detector.counters["late"] == 0
+
+
+def test_a_model_on_trial_waits_for_a_source_that_is_behind_as_the_running_one_does(tmp_path: Path) -> None:
+    data = history(tmp_path / "data.csv")
+    raw = train(joining(tmp_path), read([data], joining(tmp_path))).built[0].raw
+    roster = Roster("n1", slots := Slots(tmp_path / "slots"), Updater(tmp_path, "n1", slots), 100, lambda seconds: None)
+    running = roster.load(raw, "1")
+    roster.install(running, 0)
+    trial = roster.trials[running.recipe] = Trial(roster.load(raw, "2", running.detector.streams), running)
+    config = msgspec.convert({"type": "http", "stream": "m", "time": "ts", "channels": {"value": "v"}}, HttpConfig)
+    feed, press, oven = Feed("s", config, HttpSource(config)), chunk(data, "press"), chunk(data, "oven")
+    first, more, last = (
+        Chunk(oven.streams[part], oven.event_time[part], oven.values[part], {}, 0)
+        for part in (slice(0, 1), slice(1, 120), slice(120, 121))  # not to its end
+    )
+    for source in (first, press, more):
+        roster.process(running.recipe, source, feed, 0, until_ns=int(first.event_time[0]))
+    assert (running.inferences, trial.scored, trial.failure) == (0, False, "")
+    roster.process(running.recipe, last, feed, 0, until_ns=int(more.event_time[-1]))
+    assert (running.inferences > 0, trial.scored, trial.failure) == (True, True, "")
 
 
 def test_a_model_on_trial_sees_joined_rows_and_one_that_takes_over_goes_on_with_what_waits(tmp_path: Path) -> None:
