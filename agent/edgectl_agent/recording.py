@@ -11,6 +11,7 @@ nothing else. Files are not synced: what a power cut takes shows as such a gap.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -35,6 +36,7 @@ _MAX_RECORDINGS = 4
 _KEPT_NS = DAY_NS
 """How long a recording that has ended waits to be read."""
 _ORDER = "recording.json"
+_BLOCK = re.compile(r"[0-9]{12}\.block")
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -65,10 +67,13 @@ class Recording:
         self._pending_bytes = self._pending_count = self._begin_ns = self._end_ns = 0
         self._over, self._failure = False, ""
 
-    def resume(self, seq: int, total: int) -> None:
-        """Go on where a snapshot left it, having written `seq` blocks with `total` readings."""
-        self.seq, self.total = seq, total
+    def resume(self, seq: int, total: int, failure: str = "") -> None:
+        """Go on where a snapshot left it, having written `seq` blocks with `total` readings, or failed."""
+        self.seq, self.total, self._failure = seq, total, failure
         for path in sorted(self._folder.glob("*.block")):
+            if not _BLOCK.fullmatch(path.name) or not path.is_file():
+                warn("recording-foreign-file", path=str(path), message="no block of a recording, left as it is")
+                continue
             number = int(path.stem)
             if number > seq and not self._adopt(path, number):
                 path.unlink(missing_ok=True)
@@ -127,6 +132,11 @@ class Recording:
         self._pending_bytes = self._pending_count = self._begin_ns = 0
         self._flushed = (self.seq, self.total)
         return self._flushed
+
+    @property
+    def failure(self) -> str:
+        """Why it takes nothing any more: what came since is missing in it, after a restart as well."""
+        return self._failure
 
     def cover(self) -> None:
         """A snapshot is stored that knows what `flush` said last."""
@@ -200,8 +210,8 @@ class Recorder:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 continue
             recording = Recording(path.parent, kept, self._boot)
-            id_, seq, total = known.get(kept.order.source, ["", 0, 0])
-            recording.resume(*((seq, total) if id_ == kept.order.id else (0, 0)))
+            id_, *reached = known.get(kept.order.source, [""])
+            recording.resume(*(reached if id_ == kept.order.id else (0, 0)))
             self._found[kept.order.source] = recording
 
     # ── the worker ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,7 +228,7 @@ class Recorder:
 
     def snapshot(self) -> dict[str, list[Any]]:
         """For `open`; what was taken is written first."""
-        return {source: [one.order.id, *one.flush()] for source, one in self._found.items()}
+        return {source: [one.order.id, *one.flush(), one.failure] for source, one in self._found.items()}
 
     def covered(self) -> None:
         """What `snapshot` gave last is stored."""

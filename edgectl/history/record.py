@@ -170,13 +170,20 @@ class _Run:
             )
         if self.parts.begun() is None:
             self.parts.begin(self.begun)
-        elif status.head < self.progress.head or status.readings < self.progress.taken:
-            why = "the node has forgotten the recording, and began anew"
-            gap = Gap(after_ns=self.progress.end_ns, before_ns=status.started_ns, readings=None, why=why)
-            self.progress = Progress(
-                readings=self.progress.readings, end_ns=self.progress.end_ns, gaps=(*self.progress.gaps, gap)
-            )
-            self.tools.say(f"{self.node.name}: {why}")
+        elif self._forgotten(status):
+            self._begin_anew(status)
+
+    def _forgotten(self, status: RecordingStatus) -> bool:
+        """Whether the node has less than what is here: it lost its snapshots, or the recording."""
+        return status.head < self.progress.head or status.readings < self.progress.taken
+
+    def _begin_anew(self, status: RecordingStatus) -> None:
+        why = "the node has forgotten the recording, and began anew"
+        gap = Gap(after_ns=self.progress.end_ns, before_ns=status.started_ns, readings=None, why=why)
+        self.progress = Progress(
+            readings=self.progress.readings, end_ns=self.progress.end_ns, gaps=(*self.progress.gaps, gap)
+        )
+        self.tools.say(f"{self.node.name}: {why}")
 
     def _until_done(self) -> str:
         """Fetch until there is no more; returns why."""
@@ -205,6 +212,10 @@ class _Run:
         """One page. Returns why this was the last, "" if there may be more at once, None if there is none now."""
         page = self.node.recorded(self.begun.id, self.progress.head)
         self.status = page.status
+        taken_again = any(block.first < self.progress.taken for block in page.blocks)
+        if taken_again or self._forgotten(page.status):
+            self._begin_anew(page.status)
+            return ""
         for block in page.blocks:
             if block.seq > self.progress.head and block.chunks:
                 known = len(self.progress.gaps)

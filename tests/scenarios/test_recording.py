@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,30 @@ def test_an_agent_killed_while_it_is_recorded_leaves_no_gap_and_nothing_twice(tm
     assert recorded(file) == written(plant)
     assert (found.gaps, found.readings) == ((), len(lines))
     assert at == 0, "the agent was killed three times"
+
+
+def test_an_agent_that_lost_its_snapshots_meanwhile_begins_anew_and_the_gap_is_told(
+    tmp_path: Path, plant: Path
+) -> None:
+    lines = plant.read_text().splitlines(keepends=True)
+    writer, file = Writer(tmp_path / "live.jsonl", lines), tmp_path / "s.parquet"
+    agent = agent_with(tmp_path / "n1", TAIL | {"path": str(writer.path)}, model=False)
+    lost, deadline = False, time.monotonic() + 90
+
+    def turn(status: RecordingStatus, readings: int) -> None:
+        nonlocal lost
+        assert time.monotonic() < deadline, f"{readings} readings of {len(lines) + 3_000}"
+        writer.write(500)
+        if not lost and readings >= 3_000:
+            lost = True
+            agent.kill()
+            shutil.rmtree(agent.data_dir / "snapshots")
+            agent.start()
+
+    with agent:
+        found = until(Stop(len(lines) + 3_000), agent, file, turn)
+    assert [gap.why for gap in found.gaps] == ["the node has forgotten the recording, and began anew"]
+    assert recorded(file)[-len(lines) :] == written(plant), "all that came since"
 
 
 class Stop(Exception):
