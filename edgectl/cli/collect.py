@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import rolling, wiring
 from edgectl.cli.output import Column, Format, FormatOption, emit, encode, note, printable, settings, write
@@ -122,5 +123,5 @@ def _follow(workspace: Workspace, fleet: Inventory, store: Store, names: tuple[s
         told=told,
         say=note,
     )
-    note(f"following {len(names)} nodes; Ctrl-C ends it")
+    note(f"following {counted(len(names), 'node')}; Ctrl-C ends it")
     follower.run()

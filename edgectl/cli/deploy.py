@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import rolling, wiring
 from edgectl.cli.output import Format, FormatOption, Settings, YesOption, note, settings
@@ -135,7 +136,8 @@ def _plan(
             "deploy", release.recipe, dict.fromkeys(nodes, ""), store, release.version, ref.sha256
         )  # fmt: skip
         more = f"; {open_} ends with their proof" if open_ else ""
-        note(f"nothing to do: {release.recipe} {release.version} runs on all {len(nodes)} nodes{more}")
+        where = f"{'all ' if len(nodes) > 1 else ''}{counted(len(nodes), 'node')}"
+        note(f"nothing to do: {release.recipe} {release.version} runs on {where}{more}")
         return open_ or None
     if len(plan.nodes) < len(nodes):
         chosen.detail(f"{len(nodes) - len(plan.nodes)} of {len(nodes)} nodes run it already")

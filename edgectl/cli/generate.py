@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli.output import note, progress
 
@@ -36,8 +37,8 @@ def logs(
             out, labels, seed=seed, hosts=hosts, after=after, hours=hours, tick=lambda: bar.advance(1)
         )
     if labels is not None:
-        note(f"{faults} faults in {labels}")
-    note(f"{count:,} lines in {out}")
+        note(f"{counted(faults, 'fault')} in {labels}")
+    note(f"{counted(count, 'line')} in {out}")
 
 
 @app.command(short_help="Card payments, a stream per card.")
@@ -63,8 +64,8 @@ def transactions(
             tick=lambda: bar.advance(1),
         )  # fmt: skip
     if labels is not None:
-        note(f"{frauds} frauds in {labels}")
-    note(f"{count:,} records in {out}")
+        note(f"{counted(frauds, 'fraud')} in {labels}")
+    note(f"{counted(count, 'record')} in {out}")
 
 
 @app.command(short_help="Sensors of machines in a plant, a reading a minute.")
@@ -86,5 +87,5 @@ def plant(
             out, labels, seed=seed, machines=machines, after=after, hours=hours, tick=lambda: bar.advance(1)
         )
     if labels is not None:
-        note(f"{faults} faults in {labels}")
-    note(f"{count:,} records in {out}")
+        note(f"{counted(faults, 'fault')} in {labels}")
+    note(f"{counted(count, 'record')} in {out}")

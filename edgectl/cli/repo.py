@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import publishing, rolling, wiring
 from edgectl.cli.completing import among
@@ -129,7 +130,9 @@ def _published(done: Changes, wide: bool, dry_run: bool) -> str:
     head = f"{done.where}: version {done.before or 'none'} → {done.version}"
     if not done.write and not done.delete:
         head, removed = f"{done.where}: version {done.version} is there already", ""
-    lines = [f"{head} · {verb} {len(done.write)} files ({done.bytes:,} bytes), {done.held} were there{removed}"]
+    lines = [
+        f"{head} · {verb} {counted(len(done.write), 'file')} ({done.bytes:,} bytes), {done.held} were there{removed}"
+    ]
     if wide:
         lines += [f"  + {name}" for name in done.write] + [f"  - {name}" for name in done.delete]
     return "\n".join(lines)

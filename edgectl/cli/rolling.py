@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import publishing, wiring
 from edgectl.cli.output import Column, Format, Settings, aligned, confirm, emit_one, note
@@ -96,7 +97,7 @@ def ask(plan: Plan, fleet: Inventory, *, yes: bool, settings: Settings, verb: st
     count = len(plan.nodes)
     if count <= ASK_ABOVE * len(fleet.nodes):
         return True
-    question = f"{verb} {plan.recipe} {plan.version} on {count} of {len(fleet.nodes)} nodes?"
+    question = f"{verb} {plan.recipe} {plan.version} on {count} of {counted(len(fleet.nodes), 'node')}?"
     return confirm(question, yes=yes, settings=settings)
 
 
@@ -153,7 +154,7 @@ def _outcome(record: RolloutRecord, progress: Progress, wide: bool) -> str:
     words = {"halted": "halted, everything reverted", "stuck": "halted, not everything reverted",
              "paused": "inconclusive, paused", "incomplete": "ended, not on every node"}  # fmt: skip
     head = f"{record.name} {plan.recipe} {plan.version}: {words.get(progress.state, progress.state)}"
-    lines = [f"{head} · {good} of {len(progress.nodes)} nodes confirmed"]
+    lines = [f"{head} · {good} of {counted(len(progress.nodes), 'node')} confirmed"]
     if progress.reason and progress.state != "done":
         lines.append(f"  {progress.reason}")
     shown = [(n, p) for n, p in progress.nodes.items() if wide or p.state not in ("confirmed", "pending")]

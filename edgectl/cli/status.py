@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import facts, wiring
 from edgectl.cli.output import Format, FormatOption, aligned, emit_one, printable, settings
@@ -76,7 +77,7 @@ def render(value: FleetStatus, zone: str, wide: bool = False) -> str:
         fresh = f"newest report {age(value.newest_report_s)}"
         if value.oldest_report_s is not None:
             fresh += f", oldest expected {age(value.oldest_report_s)}"
-    lines = [f"{value.fleet} · {_count(len(value.nodes), 'node')} · {at} · {fresh}"]
+    lines = [f"{value.fleet} · {counted(len(value.nodes), 'node')} · {at} · {fresh}"]
     rows = [["NODES", " · ".join(f"{n:,} {word}" for word, n in value.conditions.items()) or "none"]]
     rows.append(["ALERTS", _alerts(value)])
     rows += [["MODELS" if i == 0 else "", _model(line)] for i, line in enumerate(value.models)]
@@ -130,10 +131,6 @@ def _nodes(value: FleetStatus) -> str:
 
 def _unwell(value: FleetStatus) -> str:
     return "\n".join(n.name for n in value.nodes if n.condition != "healthy")
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _terminal() -> bool:

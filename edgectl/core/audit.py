@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 from edgectl_agent.core.messages import Assignment, ModelStatus, Placement, Report
 from edgectl_agent.core.units import SECOND_NS, iso
+from edgectl_agent.core.wording import counted
 
 from edgectl.core.evidence import placement
 from edgectl.core.records import NOT_INSTALLED, AlertRecord, Expected, NodeRecord, RolloutRecord
@@ -216,7 +217,7 @@ def health(facts: Facts) -> Iterator[Finding]:
             yield _health("replaced-machine", record, detail, fix=f"edgectl nodes why {name}")
         if outbox.limit_bytes and outbox.bytes > OUTBOX_SHARE * outbox.limit_bytes:
             share = outbox.bytes / outbox.limit_bytes
-            detail = f"{outbox.records} alerts wait for collection, {share:.0%} of the outbox is used"
+            detail = f"{counted(outbox.records, 'alert')} not collected yet, {share:.0%} of the outbox is used"
             yield _health("outbox-filling", record, detail, fix="edgectl collect")
         ranges = facts.lost.get(name, ())
         if outbox.lost or ranges:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Literal
 
+from edgectl_agent.core.wording import counted
+
 from edgectl.core import phases
 from edgectl.core.errors import EdgeError, LockHeld, NodeUnreachable, UsageError
 from edgectl.core.records import RolloutRecord
@@ -161,7 +163,7 @@ class MachineRunner(Runner):
         with suppress(EdgeError):  # an older environment more on its disk is no failure
             move.tidy()
         count = len(found.models) if found else 0
-        models = f", {count} model{'s' if count > 1 else ''}" if count else ""
+        models = f", {counted(count, 'model')}" if count else ""
         return self._journal("confirm", name, f"agent {found.agent if found else move.version}{models}")
 
     def _return(self, name: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from edgectl_agent.core.messages import Allowance, Assignment, Epoch, Placement, Report, TrustStatus, UpdateResult
+from edgectl_agent.core.wording import counted
 
 from edgectl.core.errors import ConfigError, EdgeError, LockHeld, NodeUnreachable, RemoteRefused, StorageError
 from edgectl.core.evidence import Observation, follows, observe, placed, placement
@@ -110,7 +111,7 @@ class Runner:
             name = self._record.name
             done = self._progress.count("confirmed")
             raise Detached(
-                f"detached from {name}: {done} of {len(self._progress.nodes)} nodes confirmed",
+                f"detached from {name}: {done} of {counted(len(self._progress.nodes), 'node')} confirmed",
                 hint=self._record.resume,
             ) from None
         except EdgeError as e:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 from edgectl_agent.core.units import DAY_NS
+from edgectl_agent.core.wording import counted
 from rich.console import Console
 
 from edgectl.core.evaluation import Outcome, Period, judge
@@ -149,8 +150,8 @@ class Demo:
         except StepFailed:  # a missed spike is a result to print, not an error of the demo
             summary = summarise(spikes, self._collected())
         self.console.print(
-            f"  {summary.injected} spikes, {summary.found} alerts · reading → row: p50 {summary.p50_ms:.0f} ms, "
-            f"p99 {summary.p99_ms:.0f} ms, worst {summary.worst_ms:.0f} ms",
+            f"  {counted(summary.injected, 'spike')}, {counted(summary.found, 'alert')} · "
+            f"reading → row: p50 {summary.p50_ms:.0f} ms, p99 {summary.p99_ms:.0f} ms, worst {summary.worst_ms:.0f} ms",
             style="bold",
             highlight=False,
         )

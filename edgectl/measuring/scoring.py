@@ -6,6 +6,7 @@ import math
 
 import msgspec
 from edgectl_agent.core.units import format_duration
+from edgectl_agent.core.wording import counted
 
 from edgectl.core.evaluation import Outcome
 
@@ -76,7 +77,7 @@ def one_line(outcome: Outcome) -> str:
     """The three figures and what they are made of."""
     return (
         f"precision {_percent(outcome.precision)} · recall {_percent(outcome.recall)} "
-        f"({outcome.found} of {outcome.faults} faults) · "
+        f"({outcome.found} of {counted(outcome.faults, 'fault')}) · "
         f"false alerts {outcome.false_per_stream_day:.3g} per stream-day ({outcome.false} in {outcome.stream_days:.1f} "
         "stream-days)"
     )

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
+from edgectl_agent.core.wording import counted
 from sqlalchemy import Connection, delete, insert, select, update
 
 from edgectl.core.enrolment import name_for
@@ -108,7 +109,7 @@ class Enrolments:
         """A place of `invite` for a machine that nobody knows."""
         if invite.used >= invite.count:
             raise NothingMatched(
-                f"the invite was for {invite.count} nodes, all have enrolled",
+                f"the invite was for {counted(invite.count, 'node')}, all have enrolled",
                 hint="edgectl nodes invite",
                 reason="used-up",
             )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from edgectl_agent.core.wording import counted
 from sqlalchemy import Connection, delete, insert, select, update
 
 from edgectl.core.errors import NothingMatched
@@ -57,8 +58,8 @@ class Invites:
             found = checked(connection, token, now_ns)
             if found.used >= found.count:
                 raise NothingMatched(
-                    f"the invite was for {found.count} nodes, all have enrolled", hint="edgectl nodes invite",
-                    reason="used-up",
+                    f"the invite was for {counted(found.count, 'node')}, all have enrolled",
+                    hint="edgectl nodes invite", reason="used-up",
                 )  # fmt: skip
             mine = invites.c.sha256 == found.sha256
             connection.execute(update(invites).where(mine).values(used=found.used + 1))

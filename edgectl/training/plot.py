@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgectl_agent.core.wording import counted
 
 from edgectl.core.errors import ConfigError, StorageError
 from edgectl.training.pipeline import Trained
@@ -50,8 +51,8 @@ def draw(trained: Trained, path: Path) -> None:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         r = trained.report
         figure.suptitle(
-            f"{r.recipe} ({r.estimator}), held-out readings: {r.alerts.alerts} alerts in {r.alerts.stream_days:.1f} "
-            f"stream-days, budget {r.alerts.budget_per_day:.3g} per stream and day"
+            f"{r.recipe} ({r.estimator}), held-out readings: {counted(r.alerts.alerts, 'alert')} in "
+            f"{r.alerts.stream_days:.1f} stream-days, budget {r.alerts.budget_per_day:.3g} per stream and day"
         )
         try:
             figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else {"Software": None})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 from edgectl_agent.core.units import format_duration, iso
+from edgectl_agent.core.wording import counted
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +109,8 @@ def render(report: Report) -> str:
     lines = [
         f"{report.recipe}: {report.estimator}, {len(report.features)} features, seed {report.seed}",
         "",
-        f"DATA      {d.readings:,} readings of {_count(d.streams, 'stream')}, {span}, "
-        f"every {about(d.interval_ns)}, {_count(d.gaps, 'gap')}",
+        f"DATA      {d.readings:,} readings of {counted(d.streams, 'stream')}, {span}, "
+        f"every {about(d.interval_ns)}, {counted(d.gaps, 'gap')}",
         f"SPLIT     {s.fit:,} to fit, then {s.held:,} held out from {iso(s.cut_ns)}{_unused(s)}",
         *_wrapped("FEATURES  ", report.features),
         f"SCORES    held out: median {report.scores.median:.4g} · 99 % {report.scores.p99:.4g} · "
@@ -120,15 +121,7 @@ def render(report: Report) -> str:
         f"{a.per_day:.2f} per stream and day, "
         f"{a.critical} critical",
         "",
-        "Synthetic faults put into the held-out part (sizes in the channel's usual spreads; real faults differ):",
-        *_table(
-            ("FAULT", "SIZE", "FOUND", "RECALL", "MEDIAN DELAY"),
-            [
-                (f.kind, f"{f.size:g}" if f.size else "-", f"{f.found} of {f.injected}", _share(f.found, f.injected),
-                 "-" if f.delay_ns is None else about(f.delay_ns))
-                for f in report.faults
-            ],
-        ),
+        *_faults(report.faults),
         "",
         *_table(
             ("VARIANT", "SHIP", "MODEL", "BUNDLE", "P50", "P99", "ONSET F1", "WHY"),
@@ -141,6 +134,22 @@ def render(report: Report) -> str:
     ]  # fmt: skip
     lines += ["", *(f"Note: {remark}" for remark in report.remarks)] if report.remarks else []
     return "\n".join(lines) + "\n"
+
+
+def _faults(faults: Sequence[FaultNumbers]) -> list[str]:
+    if not any(f.injected for f in faults):
+        return ["Synthetic faults: none; they change channels, and need enough held-out readings"]
+    return [
+        "Synthetic faults put into the held-out part (sizes in the channel's usual spreads; real faults differ):",
+        *_table(
+            ("FAULT", "SIZE", "FOUND", "RECALL", "MEDIAN DELAY"),
+            [
+                (f.kind, f"{f.size:g}" if f.size else "-", f"{f.found} of {f.injected}", _share(f.found, f.injected),
+                 "-" if f.delay_ns is None else about(f.delay_ns))
+                for f in faults
+            ],
+        ),
+    ]  # fmt: skip
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -163,10 +172,6 @@ def _unused(s: SplitNumbers) -> str:
     parts = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in s.not_scored.items() if count]
     parts += [f"{s.excluded:,} in known bad periods"] if s.excluded else []
     return f"; not used: {', '.join(parts)}" if parts else ""
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def about(ns: int) -> str:

@@ -122,7 +122,7 @@ def test_a_server_that_is_not_there_or_killed_is_said_and_read_again_when_it_com
 def test_a_node_that_does_not_exist_is_named_and_the_others_are_read(server: Server) -> None:
     streams = {"press": {"vib": "ns=2;s=vib", "temp": "ns=2;s=tmep"}}
     with closing(Reader(server.url, streams=streams)) as reader:
-        reader.until(lambda: "refuses 1 nodes, the first is ns=2;s=tmep: BadNodeIdUnknown" in reader.source.trouble)
+        reader.until(lambda: "refuses 1 node, the first is ns=2;s=tmep: BadNodeIdUnknown" in reader.source.trouble)
         server.write(ts=BEGIN, vib=7.0)
         reader.until(lambda: len(reader.found) == 1)
 

@@ -118,7 +118,7 @@ def test_one_line_makes_a_machine_a_node_that_reports_and_again_it_changes_nothi
 
     # Another machine finds no place left.
     hub.same_environment("m2")
-    assert hub.join(line, "m2", code=4).endswith("the invite was for 1 nodes, all have enrolled → edgectl nodes invite")
+    assert hub.join(line, "m2", code=4).endswith("the invite was for 1 node, all have enrolled → edgectl nodes invite")
 
 
 def test_a_node_that_enrolled_is_removed_with_its_token_and_may_come_back(hub: Hub) -> None:

@@ -126,7 +126,7 @@ def test_a_silent_node_is_told_apart_and_what_it_took_meanwhile_ends_its_rollout
     assert "r-1 press 1.0.0 · running" in fleet.shell.ok("status")
     again = fleet.shell.run("deploy", "press", "--yes")
     assert again.returncode == 0, again.stderr
-    assert "nothing to do: press 1.0.0 runs on all 1 nodes; r-1 ends with their proof\n" in again.stderr
+    assert "nothing to do: press 1.0.0 runs on 1 node; r-1 ends with their proof\n" in again.stderr
     assert "r-1 press 1.0.0 · done · 1/1 confirmed" in fleet.shell.ok("status")
 
     fleet.release("1.1.0", seed=2)

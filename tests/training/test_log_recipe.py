@@ -22,6 +22,7 @@ from edgectl.training.logs import read_log
 from edgectl.training.mining import Mining, mine
 from edgectl.training.pipeline import Trained, train
 from edgectl.training.recipe import Recipe, find, load, log_config
+from edgectl.training.report import render
 from edgectl.training.tables import read
 
 SERVICE = Service(seed=2, hosts=("web-1", "web-2"))
@@ -74,6 +75,12 @@ def test_the_shipped_recipe_learns_the_services_templates(trained: Trained) -> N
     assert "health check ok, <*> connections" in known.texts
     assert encode(bundle) == trained.built[0].raw
     assert any("health check ok" in name for name in bundle.feature_names)
+
+
+def test_the_report_of_a_recipe_without_channels_says_that_there_were_no_synthetic_faults(trained: Trained) -> None:
+    page = render(trained.report)
+    assert "\nSynthetic faults: none; they change channels" in page
+    assert "0 of 0" not in page
 
 
 def test_a_node_gives_a_line_the_code_that_training_gave_it(trained: Trained, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from asyncua.ua.uaerrors import UaError
 
 from edgectl_agent.config import OpcuaConfig
 from edgectl_agent.core.units import duration_ns
+from edgectl_agent.core.wording import counted
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.intake import IntakeSource
 from edgectl_agent.sources.interface import Chunk, Position
@@ -149,7 +150,8 @@ class OpcuaSource(IntakeSource[Row]):
             for node, answer in zip(self._places, answers, strict=True)
             if isinstance(answer, ua.StatusCode)
         ]
-        self._why = f"{self._config.url} refuses {len(refused)} nodes, the first is {refused[0]}" if refused else ""
+        many = counted(len(refused), "node")
+        self._why = f"{self._config.url} refuses {many}, the first is {refused[0]}" if refused else ""
         self._tried = True
 
     def _pass_on(self) -> None:

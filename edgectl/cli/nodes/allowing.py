@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import rolling, wiring
 from edgectl.cli.nodes.app import app
@@ -71,7 +72,7 @@ def allow(
             ]
             return emit(rows, COLUMNS, output, name="node", empty=_nothing(fleet, store))
         if changed:
-            if not confirm(f"Sign other rules for {len(changed)} nodes?", yes=yes, settings=chosen):
+            if not confirm(f"Sign other rules for {counted(len(changed), 'node')}?", yes=yes, settings=chosen):
                 return note("nothing was changed")
             assignment = with_allowances(current, wanted, fleet.fleet, who)
             if current is not None and assignment.epoch != current.epoch:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import wiring
 from edgectl.cli.nodes.app import Profile, Site, app
@@ -60,4 +61,5 @@ def _enrolled(workspace: Workspace, dry_run: bool, output: Format) -> None:
         if found and not dry_run:
             editing.save(workspace.fleet_file, text)
     emit(found, (Column("NODE", "node"), Column("SITE", "site")), output, name="node")
-    note(f"{len(found)} nodes that joined by an invite " + ("would be" if dry_run else "are new") + " in fleet.yaml")
+    joined = f"{counted(len(found), 'node')} that joined by an invite"
+    note(f"would add {joined} to fleet.yaml" if dry_run else f"added {joined} to fleet.yaml")

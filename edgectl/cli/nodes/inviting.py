@@ -6,6 +6,7 @@ import time
 from typing import Annotated
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import wiring
 from edgectl.cli.nodes.app import Profile, app
@@ -35,7 +36,7 @@ def invite(
     line = inviting.line(fleet, script, token)
     value = {"line": line, "site": site, "count": count, "expires": _day(ends_ns)}
     emit_one(value, output, lambda wide: line, name="line")
-    note(f"for {count} machine{'s' if count > 1 else ''} of {site}, within {valid}; `edgectl serve` must run")
+    note(f"for {counted(count, 'machine')} of {site}, within {valid}; `edgectl serve` must run")
 
 
 @app.command()
@@ -56,7 +57,7 @@ def invites(
             if len(found) != 1:
                 raise unknown("invite", revoke, [i.sha256[:8] for i in known])
             store.invites.revoke(found[0].sha256)
-            note(f"invite {found[0].sha256[:8]} is ended; {found[0].used} nodes joined by it")
+            note(f"invite {found[0].sha256[:8]} is ended; {counted(found[0].used, 'node')} joined by it")
             return
     now_ns = time.time_ns()
     rows = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from edgectl_agent.core.wording import counted
 
 from edgectl.cli import rolling, wiring
 from edgectl.cli.output import Column, Format, Settings, confirm, emit, note, write
@@ -262,7 +263,7 @@ class Order:
         if self.dry_run:
             return rolling.show_plan(plan, self.output)
         note(rolling.plan_text(plan))
-        question = f"{self.kind.capitalize()} {len(parts)} nodes?"
+        question = f"{self.kind.capitalize()} {counted(len(parts), 'node')}?"
         if len(parts) > 1 and not confirm(question, yes=self.yes, settings=self.said):
             return note("nothing was changed")
         record, runner = machines.begin(plan, tools, move_of)
