@@ -29,6 +29,9 @@ _RETRY_S = 5.0
 _AHEAD_NS = 600 * SECOND_NS
 """How far a live reading's event time may be ahead of this node's clock."""
 
+_FEW = 6
+"""So many numbers are compared sooner by Python."""
+
 State = Literal["running", "waiting", "ended", "failed"]
 
 
@@ -173,7 +176,9 @@ class Feed:
             if self._letters is not None:
                 self._letters.add(chunk)
         if len(chunk):
-            self.newest_ns, self._times = max(self.newest_ns, int(np.max(chunk.event_time))), chunk.event_time
+            times = chunk.event_time
+            newest = max(times.tolist()) if len(times) <= _FEW else int(np.max(times))
+            self.newest_ns, self._times = max(self.newest_ns, newest), times
         if chunk.ended:
             self.state, self.detail = "ended", ""
         elif self._source.trouble:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from itertools import pairwise
 
 import pytest
 from edgectl_agent.core.topics import filter_problem, level_of, part
-from edgectl_agent.sources.mqtt_socket import Malformed, Trimmer
+from edgectl_agent.sources.mqtt_socket import Malformed, Message, Trimmer
 from edgectl_agent.sources.payloads import records
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,8 +82,8 @@ def packet(kind: int, body: bytes) -> bytes:
             return bytes(out) + body
 
 
-def publish(topic: bytes, payload: bytes, properties: bytes = b"") -> bytes:
-    head = len(topic).to_bytes(2) + topic + b"\0\x07"
+def publish(topic: bytes, payload: bytes, properties: bytes = b"", identifier: int = 7) -> bytes:
+    head = len(topic).to_bytes(2) + topic + identifier.to_bytes(2)
     length = packet(0, properties)[1:] if properties else b"\0"
     return packet(0x32, head + length + payload)
 
@@ -103,6 +104,38 @@ def test_the_outcome_does_not_depend_on_how_bytes_arrive(data: st.DataObject, pa
     trimmer = Trimmer(LIMIT, version5=True)
     in_parts = b"".join(map(trimmer.feed, cut(stream, at)))
     assert in_parts == Trimmer(LIMIT, version5=True).feed(stream)
+
+
+USUAL = st.builds(publish, st.binary(max_size=30), st.binary(max_size=60))
+
+
+@given(st.data(), st.lists(st.one_of(SMALL, LARGE, USUAL), max_size=8))
+def test_messages_that_are_taken_out_keep_their_place_among_the_packets(
+    data: st.DataObject, packets: list[bytes]
+) -> None:
+    stream = b"".join(packets)
+    at = data.draw(st.lists(st.integers(0, len(stream)), max_size=8))
+    taken: deque[Message] = deque()
+    trimmer, found = Trimmer(LIMIT, version5=True, messages=taken), b""
+    for piece in cut(stream, at):
+        out = trimmer.feed(piece)
+        found += b"".join(publish(m.topic, m.payload, identifier=m.identifier) for m in taken) + out
+        taken.clear()
+    assert found == Trimmer(LIMIT, version5=True).feed(stream)
+
+
+@given(st.binary(min_size=1, max_size=30), st.binary(max_size=60), st.booleans())
+def test_a_usual_message_is_taken_out_and_one_with_properties_is_not(
+    topic: bytes, payload: bytes, version5: bool
+) -> None:
+    taken: deque[Message] = deque()
+    usual = publish(topic, payload) if version5 else packet(0x30, len(topic).to_bytes(2) + topic + payload)
+    trimmer = Trimmer(LIMIT, version5, taken)
+    assert trimmer.feed(usual[:-1]) + trimmer.feed(usual[-1:]) == b""
+    assert list(taken) == [Message(topic, payload, 7 if version5 else 0)]
+    if version5:
+        other = publish(topic, payload, b"\x01\x01")
+        assert trimmer.feed(other) == other
 
 
 @given(st.lists(SMALL, max_size=5))

@@ -83,7 +83,7 @@ def test_thresholds_are_bit_equal_whether_scores_come_alone_or_in_batches(seed: 
         where = slice(10 * i, 10 * i + 10)
         if by_one:
             found += [
-                mixed.push_one(0, int(t), float(s)).warning[0] for t, s in zip(time[where], score[where], strict=True)
+                mixed.push_one(0, int(t), float(s)).warning for t, s in zip(time[where], score[where], strict=True)
             ]
         else:
             found += mixed.push(stream[where], time[where], score[where]).warning.tolist()

@@ -96,7 +96,7 @@ class _Connected(_Client):
     line: _Line
 
     def _create_socket(self) -> Any:
-        self.buffered = Buffered(self.line, Trimmer(1024, self.protocol == MQTTProtocolVersion.MQTTv5))  # type: ignore[arg-type]
+        self.buffered = Buffered(self.line, 1024, self.protocol == MQTTProtocolVersion.MQTTv5)  # type: ignore[arg-type]
         return self.buffered
 
 
@@ -116,7 +116,9 @@ def _paho() -> Target:
         client.connect("localhost")
         source, status = client.buffered, MQTTErrorCode.MQTT_ERR_SUCCESS
         try:
-            while not status and source.fill() and source.ready:
+            while not status and source.fill() and (source.messages or source.ready):
+                taken += [message.topic.decode(errors="replace") for message in source.messages]
+                source.messages.clear()
                 while source.ready and not status:
                     status = client.loop_read()
         finally:

@@ -7,6 +7,7 @@ readings give the same alerts whatever the batch boundaries. Training replays he
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -72,6 +73,24 @@ class Standardise:
         return np.ascontiguousarray(z.T, np.float32)
 
 
+class StandardiseFew:
+    """`Standardise` of few rows in plain floats: equal to the last bit, and sooner than six calls of numpy."""
+
+    def __init__(self, scaler: Scaler) -> None:
+        self._center, self._scale = list(map(float, scaler.center)), list(map(float, scaler.scale))
+        self._clip = float(scaler.clip)
+
+    def __call__(self, rows: Sequence[Sequence[float]]) -> Float32:
+        """Of rows of F features."""
+        high, low, z = self._clip, -self._clip, array("f")
+        for row in rows:
+            for value, center, scale in zip(row, self._center, self._scale, strict=True):
+                one = (value - center) / scale
+                # NaN fails every comparison.
+                z.append(high if one > high else low if one < low else one if one == one else 0.0)
+        return np.frombuffer(z, np.float32).reshape(len(rows), -1)
+
+
 def standardise(x: Float64, scaler: Scaler) -> Float32:
     """`Standardise` once."""
     return Standardise(scaler)(x)
@@ -105,8 +124,8 @@ class Detector:
         self.streams = streams
         self._node, self._score, self._max_streams = node, score, max_streams
         self._features = FeatureBuilder(bundle.features)
-        self._takes_one = self._features.takes_one
-        self._standardise = Standardise(bundle.scaler)
+        self._takes_one = self._features.takes_one and 0.0 not in bundle.scaler.scale
+        self._standardise, self._standardise_few = Standardise(bundle.scaler), StandardiseFew(bundle.scaler)
         self._reorder: Reorder | Joiner | None = buffer(bundle.features)
         self._serial = 0
         self._threshold = AdaptiveThreshold(bundle.tail, bundle.budget, bundle.adaptation)
@@ -213,6 +232,10 @@ class Detector:
         """Begin streams anew whose newest reading lies beyond the horizon and that bring one that does not: they were
         told a wrong time while nobody could see it, and everything right would be late until then."""
         newest = self._newest_ns
+        if len(batch) <= _FEW:
+            known = len(newest)
+            if not any(newest.item(s) > horizon_ns for s in batch.stream.tolist() if s < known):
+                return ()
         if len(newest) == 0 or not (newest.take(batch.stream, mode="clip") > horizon_ns).any():
             return ()
         rows = np.flatnonzero((batch.stream < len(newest)) & (batch.event_time <= horizon_ns))
@@ -268,26 +291,24 @@ class Detector:
         self, batch: Batch, serial: Int64, accepted_ns: int, now_ns: int, horizon_ns: int | None
     ) -> Detection:
         """`process` reading by reading: the same outcome to the last bit, and sooner where there are few."""
-        scores, threshold = np.full(len(batch), np.nan), np.full(len(batch), np.nan)
+        scores, threshold = [math.nan] * len(batch), [math.nan] * len(batch)
         streams, times = batch.stream.tolist(), batch.event_time.tolist()
         usable, features = self._few_features(streams, times, batch.values.tolist(), horizon_ns)
         found: list[Alert] = []
         if usable:
-            x = np.array(features).T
-            raw = self._score(self._standardise(x.T)).tolist()
+            raw = self._score(self._standardise_few(features)).tolist()
             self.inferences += len(usable)
-            for column, (i, score) in enumerate(zip(usable, raw, strict=True)):
+            for i, x, score in zip(usable, features, raw, strict=True):
                 if not math.isfinite(score):
                     self.counters["not_finite"] += 1
                     continue
-                levels = self._threshold.push_one(streams[i], times[i], score)
-                scores[i], threshold[i] = score, levels.warning[0]
-                if score >= levels.warning[0] or self._tracker.follows(streams[i]):
-                    time, one = batch.event_time[i : i + 1], scores[i : i + 1]
-                    here = x[:, column : column + 1]
-                    found += self._alerts(streams[i], time, one, levels, slice(0, 1), here, accepted_ns, now_ns)
+                level = self._threshold.push_one(streams[i], times[i], score)
+                scores[i], threshold[i] = score, level.warning
+                if score >= level.warning or self._tracker.follows(streams[i]):
+                    time, one, here = batch.event_time[i : i + 1], np.array([score]), np.array([x]).T
+                    found += self._alerts(streams[i], time, one, level.levels, slice(0, 1), here, accepted_ns, now_ns)
         found.sort(key=_BY_TIME)
-        return Detection(scores, threshold, tuple(found), serial)
+        return Detection(np.array(scores), np.array(threshold), tuple(found), serial)
 
     def _few_features(
         self, streams: list[int], times: list[int], values: list[list[float]], horizon_ns: int | None

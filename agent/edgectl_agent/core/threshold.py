@@ -124,6 +124,19 @@ class Levels:
         return Pareto(*self.tail[row].tolist()).surprise(score)
 
 
+class OneLevel(NamedTuple):
+    """What was in force for one score."""
+
+    warning: float
+    critical: float
+    tail: list[float]
+
+    @property
+    def levels(self) -> Levels:
+        """The same as arrays."""
+        return Levels(np.array([self.warning]), np.array([self.critical]), np.array([self.tail]))
+
+
 class AdaptiveThreshold:
     """Tail and thresholds of every stream."""
 
@@ -186,11 +199,11 @@ class AdaptiveThreshold:
         room: Int64 = self._adaptation.block - self._state[stream, self._SEEN].astype(np.int64)
         return room
 
-    def push_one(self, stream: int, time_ns: int, score: float) -> Levels:
+    def push_one(self, stream: int, time_ns: int, score: float) -> OneLevel:
         """`push` of one score, in plain floats: equal to the last bit."""
         self._reserve(stream + 1)
         s: list[float] = self._state[stream].tolist()
-        levels = Levels(np.array([s[self._WARNING]]), np.array([s[self._CRITICAL]]), np.array([s[: self._WEIGHT]]))
+        level = OneLevel(s[self._WARNING], s[self._CRITICAL], s[: self._WEIGHT])
         if s[self._SEEN] == 0:
             self._block_start[stream] = time_ns
         base, critical = s[self._BASE], s[self._CRITICAL]
@@ -208,7 +221,7 @@ class AdaptiveThreshold:
         self._state[stream] = s
         if s[self._SEEN] >= self._adaptation.block:
             self._fold(stream, time_ns)
-        return levels
+        return level
 
     def surprise(self, stream: int, score: float) -> float:
         """-log10 of the tail probability of `score` under the stream's present tail."""

@@ -104,6 +104,11 @@ def epoch_ns(number: float) -> int:
     return whole * factor + round((number - whole) * factor)
 
 
+def whole_ns(number: int) -> int:
+    """As `event_time_ns` of a whole number."""
+    return number * _factor(abs(number))
+
+
 def _decimal_ns(text: str) -> int:
     whole, _, fraction = text.lstrip("+-").partition(".")
     factor = _factor(int(whole))

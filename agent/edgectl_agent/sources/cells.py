@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from edgectl_agent.core.batch import Float64, Int64
-from edgectl_agent.core.units import LAST_NS, epoch_ns, event_time_ns
+from edgectl_agent.core.units import LAST_NS, epoch_ns, event_time_ns, whole_ns
 
 Time = str | int | float
 
@@ -207,10 +207,12 @@ def _float_ns(numbers: Float64, why: Reasons) -> Int64:
 def _time(cell: Time, zone: tzinfo) -> int | None:
     """One event time in ns, or None. Text without an offset is local time in `zone`."""
     try:
-        if isinstance(cell, float):
+        if isinstance(cell, int):
+            ns = whole_ns(cell)
+        elif isinstance(cell, float):
             ns = epoch_ns(cell)
         else:
-            ns = event_time_ns(str(cell) if isinstance(cell, int) else _with_offset(cell, zone))
+            ns = event_time_ns(_with_offset(cell, zone))
     except (ValueError, OverflowError):
         return None
     return ns if abs(ns) < LAST_NS else None

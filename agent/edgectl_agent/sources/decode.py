@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC
 from itertools import chain, compress
@@ -40,6 +41,8 @@ _Number = float | None
 _Category = str | int | bool | None
 _MAX_KEPT_NAMES = 100_000
 _OPTIONAL = (_Number, _Category)
+_FEW = 6
+"""So many records are converted sooner together than channel by channel."""
 _SAMPLES = 8
 """Kept of each reason and call."""
 MAX_SAMPLE_BYTES = 1024
@@ -122,10 +125,13 @@ class Records:
         samples: Sequence[Sample] = (),
     ) -> Chunk:  # fmt: skip
         """As a source gives them; `rejected` and `samples` beside those among these records."""
-        found = Counter(self.rejected)
-        found.update(rejected or {})
+        found = self.rejected
+        if rejected:
+            both = Counter(found)
+            both.update(rejected)
+            found = dict(+both)
         return Chunk(
-            self.streams, self.event_time, self.values, position, accepted_ns, ended, dict(+found), self.texts,
+            self.streams, self.event_time, self.values, position, accepted_ns, ended, found, self.texts,
             (*self.samples, *samples), self.again,
         )  # fmt: skip
 
@@ -215,9 +221,7 @@ class Decoder(ABC):
         n = len(columns.line)
         why = Reasons()
         event_time = self._event_times(columns.time, why)
-        values = np.empty((n, self._width))
-        for c, cells in enumerate(columns.values[: self._width]):
-            values[:, c] = self._numbers(cells, why)
+        values = self._matrix(columns.values[: self._width], n, why)
         found = tuple(texts(cells, why) for cells in columns.values[self._width : self._texts])
         for place, unit in self._units:
             refuse_other_units(texts(columns.values[self._texts + place], why), unit, why)
@@ -229,6 +233,13 @@ class Decoder(ABC):
     @abstractmethod
     def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:
         """Split records into cells, skipping blank lines and counting what has no such form."""
+
+    def _matrix(self, columns: Sequence[Sequence[Any]], n: int, why: Reasons) -> Float64:
+        """The channels' cells as numbers, shape (n, c)."""
+        values = np.empty((n, self._width))
+        for c, cells in enumerate(columns):
+            values[:, c] = self._numbers(cells, why)
+        return values
 
     @abstractmethod
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
@@ -303,6 +314,12 @@ class JsonDecoder(Decoder):
             path = ".".join(filter(None, (path, text.split("`")[1])))
         reason = self._why.get(path, "unparsable")
         return "not-finite" if reason == "not-a-number" and "out of range" in text else reason
+
+    def _matrix(self, columns: Sequence[Sequence[Any]], n: int, why: Reasons) -> Float64:
+        if n <= _FEW:  # one call for all channels
+            with suppress(TypeError):  # some are missing
+                return np.frombuffer(array("d", list(chain(*zip(*columns, strict=True))))).reshape(n, self._width)
+        return super()._matrix(columns, n, why)
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
         try:  # the parser let through finite numbers and None only

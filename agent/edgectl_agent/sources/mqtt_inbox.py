@@ -71,6 +71,7 @@ class Inbox:
         self._at, self._part_of = int(position.get("part", 0)), str(position.get("part_of", ""))
         """How many records of the first message are taken, or were by an earlier life, and its key."""
         self._queue: deque[_Message] = deque()
+        self._untold = False
         self._weight = 0
         self._rejected: Counter[str] = Counter()
         self._names: dict[str, str] = {}
@@ -110,9 +111,13 @@ class Inbox:
                 self._at = 0  # what an earlier life had begun does not come again
             self._queue.append(message)
             self._weight += message.weight
-            first = len(self._queue) == 1
+            self._untold |= len(self._queue) == 1  # else the worker takes this one with those before
             self._changed.notify()
-        if first:  # else the worker was woken by those before, and takes this one too
+
+    def tell(self) -> None:
+        """Wake the worker for what was offered since."""
+        if self._untold:
+            self._untold = False
             self._on_arrival()
 
     def due(self) -> list[int]:

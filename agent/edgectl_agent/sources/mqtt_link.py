@@ -31,7 +31,7 @@ from edgectl_agent.logs import note, warn
 from edgectl_agent.secretfile import first_line
 from edgectl_agent.sources.decode import MAX_LINE_BYTES
 from edgectl_agent.sources.mqtt_inbox import Inbox
-from edgectl_agent.sources.mqtt_socket import Buffered, Trimmer
+from edgectl_agent.sources.mqtt_socket import Buffered, Message
 from edgectl_agent.tls import calling
 from edgectl_agent.uplink.pace import Pace
 from edgectl_agent.wake import Wake
@@ -101,6 +101,7 @@ class Link:
                 self.trouble = f"{self._config.url}: the connection is lost: {e.strerror or e}"
             except Exception as e:  # whatever a library raises on hostile bytes must not end the thread in silence
                 self.trouble = f"{self._config.url}: {type(e).__name__}: {e}"
+            self._inbox.tell()
             session.abandon()
             self._inbox.lost()
             failing += 1
@@ -117,7 +118,7 @@ class _Client(Client):
         connection = socket.create_connection((self.host, self.port), _CONNECT_S)
         if self.trust is not None:
             connection = self.trust.wrap_socket(connection, server_hostname=self.host)
-        self.buffered = Buffered(connection, Trimmer(_PACKET, self.protocol == MQTTProtocolVersion.MQTTv5))
+        self.buffered = Buffered(connection, _PACKET, self.protocol == MQTTProtocolVersion.MQTTv5)
         return self.buffered
 
 
@@ -169,6 +170,7 @@ class _Session:
         now_s = time.monotonic()
         gathering = now_s < self._gather_until_s and not self._inbox.urgent
         more = not gathering and self._read(now_s)
+        self._inbox.tell()
         self._acknowledge()
         if gathering:
             self._wait(wake, self._gather_until_s - now_s, listen=False)
@@ -202,16 +204,20 @@ class _Session:
 
     def _read(self, now_s: float) -> bool:
         """Take in packets while there is room, but not for ever. Returns whether there may be more."""
-        source = self._client.buffered
+        source, inbox = self._client.buffered, self._inbox
         for block in range(_MOST_BLOCKS):
-            if self._inbox.full or not (source.ready or source.fill()):
+            if inbox.full or not (source.messages or source.ready or source.fill()):
                 return False
-            while source.ready and not self._inbox.full:
+            while source.messages and not inbox.full:
+                self._take(source.messages.popleft())
+            while source.ready and not inbox.full:
                 self._check(self._client.loop_read())
             if not block:
                 self._read_s = now_s
-            if source.drained and not self._inbox.full:
+            elif source.drained and not inbox.full:
                 return False
+            if not source.drained:
+                inbox.tell()
         return True
 
     def _acknowledge(self) -> None:
@@ -277,13 +283,20 @@ class _Session:
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
         try:
-            topic = message.topic
+            topic = message.topic.encode()
+        except UnicodeDecodeError:
+            topic = b""
+        self._take(Message(topic, bytes(message.payload), message.mid if message.qos else 0))
+
+    def _take(self, message: Message) -> None:
+        try:
+            topic = message.topic.decode()
         except UnicodeDecodeError:
             topic = ""
-        if not message.qos and not self._told:
+        if not message.identifier and not self._told:
             self._told = True
             warn("mqtt-qos-0", source=self._key, topic=topic, message="published with QoS 0: a kill may lose it")
-        self._inbox.offer(topic, bytes(message.payload), message.mid if message.qos else 0)
+        self._inbox.offer(topic, message.payload, message.identifier)
 
 
 _PROTOCOLS = {"3.1.1": MQTTProtocolVersion.MQTTv311, "5": MQTTProtocolVersion.MQTTv5}

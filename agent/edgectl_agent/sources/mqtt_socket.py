@@ -2,7 +2,8 @@
 
 paho reads a packet byte by byte off the socket and then keeps all of it, up to 256 MB. Here bytes are read in blocks,
 and of a message that is too large only its head and `limit` bytes of payload are handed on: enough to see that it is
-too large, to count it and to acknowledge it.
+too large, to count it and to acknowledge it. The usual message, of QoS 0 or 1, without properties and of no great size,
+is taken out right here: paho's way with it costs more than a node's with a reading. Everything else is paho's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ssl
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 _BLOCK = 64 * 1024
 _RECORD = 16 * 1024
@@ -21,6 +22,20 @@ _PUBLISH = 0x30
 _LONGEST_HEAD = 2 + 65_535 + 2 + 4
 """A PUBLISH packet's topic, identifier and length of properties."""
 _MOST_PROPERTIES = 64 * 1024
+_USUAL = 32 * 1024
+"""A message of at most so many bytes is waited for."""
+
+
+class Message(NamedTuple):
+    """A message as it came.
+
+    Attributes:
+        identifier: the broker's, 0 with QoS 0.
+    """
+
+    topic: bytes
+    payload: bytes
+    identifier: int
 
 
 class Malformed(ValueError):
@@ -44,10 +59,12 @@ class Trimmer:
 
     Law: the outcome does not depend on how the bytes are cut into calls, and every packet of at most `limit` bytes
     comes out as it went in.
+
+    With `messages`, usual ones go there instead, unless bytes of this call came out before them: so the order stays.
     """
 
-    def __init__(self, limit: int, version5: bool) -> None:
-        self._limit, self._version5 = limit, version5
+    def __init__(self, limit: int, version5: bool, messages: deque[Message] | None = None) -> None:
+        self._limit, self._version5, self._messages = limit, version5, messages
         self._raw = bytearray()
         self._plan: deque[tuple[bool, int]] = deque()
         """What becomes of the next bytes: whether they are handed on, and how many."""
@@ -71,6 +88,13 @@ class Trimmer:
         if length is None:
             return False
         size, start = length
+        if self._messages is not None and not out and raw[0] & 0xF4 == _PUBLISH and size <= min(_USUAL, self._limit):
+            if len(raw) < start + size:
+                return False
+            if (message := self._message(start, start + size)) is not None:
+                self._messages.append(message)
+                self._plan.append((False, start + size))
+                return True
         if raw[0] & 0xF0 != _PUBLISH or size <= self._limit:
             self._plan.append((True, start + size))
             return True
@@ -91,12 +115,32 @@ class Trimmer:
         self._plan += (False, head), (fit, end - head), (True, kept), (False, payload - kept)
         return True
 
+    def _message(self, start: int, end: int) -> Message | None:
+        """The PUBLISH packet that is there up to `end`; None if it has properties, or something is wrong with it."""
+        raw = self._raw
+        at = start + 2 + int.from_bytes(raw[start : start + 2])
+        topic, identifier, numbered = bytes(raw[start + 2 : at]), 0, raw[0] & 0x02
+        if numbered:
+            identifier = int.from_bytes(raw[at : at + 2])
+            at += 2
+        if self._version5:
+            if raw[at : at + 1] != b"\0":
+                return None
+            at += 1
+        if not topic or at > end or (numbered and not identifier):
+            return None
+        return Message(topic, bytes(raw[at:end]), identifier)
+
 
 class Buffered:
-    """A socket of which `recv` takes bytes out of blocks that went through a `Trimmer`."""
+    """A socket of which `recv` takes bytes out of blocks that went through a `Trimmer`.
 
-    def __init__(self, connection: Socket, trimmer: Trimmer) -> None:
-        self._socket, self._trimmer = connection, trimmer
+    `messages` are those that came before these bytes.
+    """
+
+    def __init__(self, connection: Socket, limit: int, version5: bool) -> None:
+        self.messages: deque[Message] = deque()
+        self._socket, self._trimmer = connection, Trimmer(limit, version5, self.messages)
         self._block = memoryview(b"")
         self._ended = False
         self.drained = False
