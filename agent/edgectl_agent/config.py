@@ -40,7 +40,10 @@ _SD_COLUMN = re.compile(r"sd\.[^ =\]\"]+\.[^ =\]\"]+")
 _NODE_ID = re.compile(r"(?:ns=\d{1,5};)?(?:i=\d{1,10}|s=.+|g=[0-9A-Fa-f-]{36}|b=[A-Za-z0-9+/=]+)")
 _SHARE = re.compile(r"[1-9]\d{0,4}%")
 
-SYSLOG_COLUMNS = ("time", "received", "host", "app", "pid", "msgid", "severity", "facility", "msg")
+SYSLOG_COLUMNS = (
+    "time", "received", "host", "app", "pid", "msgid", "severity", "facility", "msg", "level", "message",
+)  # fmt: skip
+"""Of a message; ``level`` and ``message`` as a log has them (`LOG_COLUMNS`)."""
 
 LOG_COLUMNS = ("time", "arrival", "level", "message", "length", "lines", "replaced")
 """Of an event: its time, that of reading it, its level, its message without its variable parts, bytes, lines, and how

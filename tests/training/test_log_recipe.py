@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from edgectl_agent import config as agent
 from edgectl_agent.config import LogLines
 from edgectl_agent.core.batch import Batch, StreamTable
 from edgectl_agent.core.bundle import FeatureSpec, TemplateFeatures, Templates, decode, encode
@@ -15,15 +20,21 @@ from edgectl_agent.core.categories import code_table
 from edgectl_agent.core.features import FeatureBuilder, feature_names
 from edgectl_agent.engine import Engine
 from edgectl_agent.sources.interface import Chunk
+from edgectl_agent.sources.syslog import SyslogSource
 
+from edgectl.cli import wiring
 from edgectl.core.errors import ConfigError
 from edgectl.generate.weblog import Fault, Service
+from edgectl.inventory import agent_config, shorthand
+from edgectl.inventory.reading import parse
+from edgectl.machine.layout import Layout
 from edgectl.training.logs import read_log
 from edgectl.training.mining import Mining, mine
 from edgectl.training.pipeline import Trained, train
 from edgectl.training.recipe import Recipe, find, load, log_config
 from edgectl.training.report import render
 from edgectl.training.tables import read
+from edgectl.workspace import Workspace
 
 SERVICE = Service(seed=2, hosts=("web-1", "web-2"))
 HOURS = 9
@@ -100,6 +111,32 @@ def test_a_node_gives_a_line_the_code_that_training_gave_it(trained: Trained, tm
     )
     unseen = ~(batch.codes[:, at][:, None] == known[:, at]).any(axis=1)
     assert 0 < unseen.sum() < len(records)
+
+
+@pytest.mark.needs("logger")
+def test_the_shipped_recipe_reads_syslog_as_the_short_form_says_it(trained: Trained, tmp_path: Path) -> None:
+    name, entry = shorthand.source("app=syslog:127.0.0.1:0")
+    node = {"name": "a", "sources": {name: entry}, "models": {"logs": [name]}}
+    fleet = parse(yaml.safe_dump({"version": 1, "fleet": "a", "nodes": [node]}))
+    columns = {"logs": wiring.columns(Workspace(tmp_path))("logs")}
+    (tmp_path / "agent.yaml").write_text(agent_config.render(fleet.nodes[0], columns, agent_config.there(Layout())))
+    config = agent.load(tmp_path / "agent.yaml")[0].sources[name]
+    assert isinstance(config, agent.SyslogConfig)
+    with closing(SyslogSource(config)) as source:
+        source.open(None)
+        for priority, text in (("user.info", "health check ok, 17 connections"), ("user.err", "never seen before")):
+            command = ["logger", "-n", "127.0.0.1", "-P", str(source.port), "--tcp", "--rfc5424", "-p", priority, text]
+            subprocess.run(command, check=True, timeout=60)
+        chunks, deadline = list[Chunk](), time.monotonic() + 60
+        while sum(map(len, chunks)) < 2:
+            assert time.monotonic() < deadline
+            chunks.append(source.poll(10, 0.1))
+    engine = Engine.load(trained.built[0].raw, "1.0.0", "n", StreamTable(), 10, lambda seconds: None)
+    batches = [b for chunk in chunks for b in engine.batches(chunk, (), tuple(config.categories))]
+    codes = np.concatenate([batch.codes for batch in batches if batch.codes is not None])
+    known = {"level": ["INFO", "ERROR"], "template": ["health check ok, <*> connections", "never seen before"]}
+    expected = code_table(trained.recipe.features).encode([known[c] for c in trained.recipe.features.categories], 2)
+    assert codes.tolist() == expected.tolist()
 
 
 def test_training_tells_the_hour_apart_that_daylight_saving_repeats(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import re
 from typing import NamedTuple
 
 SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+LEVELS = ("CRITICAL", "CRITICAL", "CRITICAL", "ERROR", "WARN", "NOTICE", "INFO", "DEBUG")
+"""What logs call these."""
 FACILITIES = (
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
     "ntp", "audit", "console", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",

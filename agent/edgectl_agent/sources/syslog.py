@@ -2,7 +2,8 @@
 
 A message's parts are columns: ``time`` (of reception, where the sender says none), ``received``, ``host`` (the sender's
 address, where it says none), ``app``, ``pid``, ``msgid``, ``severity``, ``facility``, ``msg``, and ``sd.ID.NAME`` for a
-parameter of its structured data. ``severity`` and ``facility`` are numbers as channels, names otherwise.
+parameter of its structured data. ``severity`` and ``facility`` are numbers as channels, names otherwise. ``level`` and
+``message`` are as a log has them, so that a recipe of logs reads syslog as well.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 from edgectl_agent.config import SyslogConfig, split_address
 from edgectl_agent.core.batch import Float64
-from edgectl_agent.core.syslog import FACILITIES, SEVERITIES, Message, parameters, parse
+from edgectl_agent.core.syslog import FACILITIES, LEVELS, SEVERITIES, Message, parameters, parse
+from edgectl_agent.core.templates import masked_one
 from edgectl_agent.core.units import size_bytes
 from edgectl_agent.sources.cells import MAX_TEXT_CHARS, Reasons, numbers
 from edgectl_agent.sources.decode import Columns, Decoder, Records, Rejected
@@ -35,6 +37,8 @@ _TEXTS: dict[str, _Get] = {
     "msg": lambda m, a: m.text[:MAX_TEXT_CHARS],
     "severity": lambda m, a: SEVERITIES[m.severity],
     "facility": lambda m, a: FACILITIES[m.facility],
+    "level": lambda m, a: LEVELS[m.severity],
+    "message": lambda m, a: masked_one(m.text),
 }
 _NUMBERS: dict[str, _Get] = _TEXTS | {"severity": lambda m, a: m.severity, "facility": lambda m, a: m.facility}
 
