@@ -17,6 +17,7 @@ import msgspec
 
 from edgectl_agent.core.sampling import Sampler
 from edgectl_agent.core.units import iso
+from edgectl_agent.linefile import Lines
 from edgectl_agent.logs import warn
 from edgectl_agent.sources.interface import Chunk, Sample
 
@@ -33,6 +34,7 @@ class DeadLetters:
 
     def __init__(self, path: Path, limit: int) -> None:
         self._path, self._half = path, limit // 2
+        self._lines = Lines(path, 0o600)
         self._sampler = Sampler()
         self._since: Counter[str] = Counter()
         self._retry_ns: int | None = None
@@ -78,12 +80,8 @@ class DeadLetters:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._size() + len(lines) > self._half and self._size():
             os.replace(self._path, self._path.with_name(self._path.name + ".1"))
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o600)
-        try:
-            os.write(descriptor, lines)
-        finally:
-            os.close(descriptor)
+            self._lines.torn = False
+        self._lines.append(lines)
 
     def _size(self) -> int:
         try:

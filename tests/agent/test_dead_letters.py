@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,20 @@ def test_a_folder_that_cannot_be_written_costs_the_letters_and_nothing_else(tmp_
 
     letters.add(chunk({"unparsable": 1}, Sample("unparsable", b"z", 1), at=NOW + 61 * 10**9))
     assert [letter["text"] for letter in written(tmp_path / "d" / "press.jsonl")] == ["z"]
+
+
+def test_what_a_full_disk_tore_stays_alone(tmp_path: Path) -> None:
+    path, before = tmp_path / "press.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    letters = DeadLetters(path, 10_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))  # room for half of it
+    try:
+        letters.add(chunk({"unparsable": 1}, Sample("unparsable", b"x", 1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    letters.add(chunk({"unparsable": 1}, Sample("unparsable", b"y", 1), at=NOW + 61 * 10**9))
+    torn, whole = path.read_bytes().splitlines()
+    assert len(torn) == 50
+    assert json.loads(whole)["text"] == "y"
 
 
 def test_a_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edgectl_agent.action_config import FileAction
 from edgectl_agent.actions.interface import EffectFailed, Effector
-from edgectl_agent.actions.lines import Lines
 from edgectl_agent.core.template import Payload, Values
+from edgectl_agent.linefile import Lines
 
 
 class FileEffector(Effector):

@@ -14,11 +14,11 @@ from pathlib import Path
 import msgspec
 
 from edgectl_agent.actions.interface import Key
-from edgectl_agent.actions.lines import Lines
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Alert
 from edgectl_agent.durable import sync_folder, write_file
+from edgectl_agent.linefile import Lines
 
 INTENT, BEGUN = "intent", "begun"
 MOST_KEPT = 10_000

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 
 from edgectl_agent.actions.interface import Action, Key, key_of
-from edgectl_agent.actions.lines import Lines
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.foreign import UNREADABLE
 from edgectl_agent.core.messages import Alert
 from edgectl_agent.core.units import iso
+from edgectl_agent.linefile import Lines
 
 
 class Entry(msgspec.Struct, frozen=True):

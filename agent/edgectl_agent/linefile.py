@@ -9,14 +9,15 @@ from pathlib import Path
 class Lines:
     """One line is one write. A line that a full disk tore stays alone: the next begins after a line end."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, mode: int = 0o640) -> None:
+        """`mode` of a file that is new."""
+        self.path, self._mode = path, mode
         self.torn = False
 
     def append(self, line: bytes) -> None:
-        """`line` ends with a line end. Raises `OSError`."""
+        """One line or several, with a line end at the end. Raises `OSError`."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self.path, flags, 0o640)
+        descriptor = os.open(self.path, flags, self._mode)
         try:
             whole = b"\n" + line if self.torn else line
             self.torn = os.write(descriptor, whole) < len(whole)
