@@ -114,7 +114,12 @@ def test_anything_but_a_known_field_in_braces_is_refused(text: str) -> None:
         ({"type": "exec", "path": "/opt/slow"}, Reach(kind="file", text="/opt/slow"), False),
         ({"type": "file", "path": "/var/log/plant"}, Reach(kind="file", text="/var/log/plant/a"), True),
         ({"type": "file", "path": "/var/log/plant"}, Reach(kind="file", text="/var/log/plantation"), False),
-        ({"type": "webhook", "url": "https://h.x/a"}, Reach(kind="webhook", url="https://H.x:443/a/b?q=1"), True),
+        ({"type": "webhook", "url": "https://h.x/a?*"}, Reach(kind="webhook", url="https://H.x:443/a/b?q=1"), True),
+        ({"type": "webhook", "url": "https://h.x/a?*"}, Reach(kind="webhook", url="https://h.x/a"), True),
+        ({"type": "webhook", "url": "https://h.x/a"}, Reach(kind="webhook", url="https://h.x/a?do=stop"), False),
+        ({"type": "webhook", "url": "https://h.x/a?q=1"}, Reach(kind="webhook", url="https://h.x/a/b?q=1"), True),
+        ({"type": "webhook", "url": "https://h.x/a?q=1"}, Reach(kind="webhook", url="https://h.x/a?q=1&q=2"), False),
+        ({"type": "webhook", "url": "https://h.x/a?q=1"}, Reach(kind="webhook", url="https://h.x/a"), False),
         ({"type": "webhook", "url": "https://h.x/a"}, Reach(kind="webhook", url="https://h.x/ab"), False),
         ({"type": "webhook", "url": "https://h.x"}, Reach(kind="webhook", url="https://h.x.evil.com/"), False),
         ({"type": "webhook", "url": "https://h.x"}, Reach(kind="webhook", url="http://h.x/"), False),
@@ -131,12 +136,24 @@ def test_anything_but_a_known_field_in_braces_is_refused(text: str) -> None:
             False,
         ),
         ({"type": "mqtt", "url": "mqtt://b", "topic": "p"}, Reach(kind="mqtt", url="mqtt://c", text="p/a"), False),
+        ({"type": "mqtt", "url": "mqtt://b", "topic": "p/#"}, Reach(kind="mqtt", url="mqtt://b", text="p"), True),
+        ({"type": "mqtt", "url": "mqtt://b", "topic": "p/#"}, Reach(kind="mqtt", url="mqtt://b", text="px"), False),
+        ({"type": "mqtt", "url": "mqtt://b", "topic": "#"}, Reach(kind="mqtt", url="mqtt://b", text="p/a"), True),
+        ({"type": "mqtt", "url": "mqtt://b", "topic": "#"}, Reach(kind="mqtt", url="mqtt://b", text="$SYS/a"), False),
+        ({"type": "mqtt", "url": "mqtt://b", "topic": "+/a"}, Reach(kind="mqtt", url="mqtt://b", text="p/a"), False),
         ({"type": "exec", "path": "/opt/slow", "only_at": "night"}, Reach(kind="exec", text="/opt/slow"), False),
         ({"type": "telepathy"}, Reach(kind="telepathy"), False),
     ],
 )
 def test_a_rule_covers_what_it_names_and_nothing_beside_it(rule: dict[str, Any], reach: Reach, allows: bool) -> None:
     assert bool(covering(reach, read([rule]))) is allows
+
+
+@pytest.mark.parametrize("topic", ["plant/+/alarm", "+", "plant#", "plant/#/a", "$share/g/plant"])
+def test_a_rule_whose_wildcard_would_cover_less_than_it_seems_is_refused_before_it_is_signed(topic: str) -> None:
+    text = f"allow: [{{type: mqtt, url: 'mqtts://b.x', topic: '{topic}'}}]"
+    with pytest.raises(ConfigError, match=r"allow\[0\].*expected a topic such as plant/alarms or plant/alarms/#, found"):
+        yamlfile.parse(text, Layer, "fleet.yaml")
 
 
 def test_nodes_with_equal_rules_share_an_allowance_and_an_epoch_of_ones_own_stays() -> None:

@@ -15,12 +15,14 @@ from edgectl_agent.actions.interface import EffectFailed, Effector, EffectUnknow
 from edgectl_agent.connection import host_and_port
 from edgectl_agent.core.errors import ConfigError
 from edgectl_agent.core.template import Payload, Template, Values
+from edgectl_agent.core.topics import MAX_TOPIC_BYTES
 from edgectl_agent.secretfile import first_line
 from edgectl_agent.tls import calling
 
 _PROTOCOLS = {"3.1.1": MQTTProtocolVersion.MQTTv311, "5": MQTTProtocolVersion.MQTTv5}
 _KEEPALIVE_S = 30
 _LOOK_S = 0.001
+_SHOWN = 80
 
 
 class MqttEffector(Effector):
@@ -67,9 +69,15 @@ class MqttEffector(Effector):
             client.loop_stop()
 
     def _to(self, values: Values) -> str:
+        """What a reading brought must not turn the topic into a filter, or into one that is the broker's own."""
         topic = self._topic.render(values)
-        if any(c in topic for c in "+#\0"):
+        if any(c in topic for c in "+#"):
             raise EffectFailed(f"expected a topic without wildcards, found {topic!r}")
+        if not topic or not topic.isprintable() or len(topic.encode()) > MAX_TOPIC_BYTES:  # brokers hang up at them
+            found = f"{topic[:_SHOWN]!r}{'…' if len(topic) > _SHOWN else ''}"
+            raise EffectFailed(f"expected a topic of at most {MAX_TOPIC_BYTES} printable bytes, found {found}")
+        if topic.startswith("$") and not self._topic.fixed.startswith("$"):
+            raise EffectFailed(f"expected a topic that is not the broker's own, found {topic!r}")
         return topic
 
     def _connected(self, deadline: float) -> Client:

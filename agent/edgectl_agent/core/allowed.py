@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import msgspec
 
 from edgectl_agent.core.messages import Sha256
+from edgectl_agent.core.topics import filter_problem
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Path = Annotated[str, msgspec.Meta(pattern=r"^/")]
-_URL = re.compile(r"([a-z]+)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?(/[^?#]*)?(?:\?[^#]*)?", re.IGNORECASE)
+_URL = re.compile(r"([a-z]+)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "http": 80, "https": 443}
 
 
@@ -26,27 +27,40 @@ class _Rule(
 
 
 class MqttRule(_Rule, frozen=True, kw_only=True, tag="mqtt"):
-    """Publish to topics at or below `topic`."""
+    """Publish to topics at or below `topic`; ``#`` alone stands for all but those that begin with ``$``."""
 
     url: Text
     topic: Text
 
+    def __post_init__(self) -> None:
+        """A wildcard inside would have to be held against each topic that an alert makes, of which only the beginning
+        is known here: such a rule would cover less than it seems to."""
+        if filter_problem(self.topic) or "+" in self.topic or self.topic.startswith("$share/"):
+            raise ValueError(f"expected a topic such as plant/alarms or plant/alarms/#, found {self.topic!r}")
+
     def covers(self, reach: Reach) -> bool:
-        server, topic = _split(self.url)[0], self.topic.removesuffix("#").rstrip("/")
-        at_or_below = _below(reach.text, topic) if reach.constant else reach.text.startswith(f"{topic}/")
-        return bool(server) and server == _split(reach.url)[0] and at_or_below
+        server = _split(self.url)[0]
+        return bool(server) and server == _split(reach.url)[0] and self._at_or_below(reach)
+
+    def _at_or_below(self, reach: Reach) -> bool:
+        topic = self.topic.removesuffix("#").rstrip("/")
+        if self.topic == "#":  # an action's topic begins with $ only if its text does
+            return not reach.text.startswith("$")
+        return _below(reach.text, topic) if reach.constant else reach.text.startswith(f"{topic}/")
 
 
 class WebhookRule(_Rule, frozen=True, kw_only=True, tag="webhook"):
-    """Call URLs at or below `url`."""
+    """Call URLs at or below the path of `url` that have its query, of which ``?*`` means any, and none means none:
+    a query may say what the server shall do."""
 
     url: Text
 
     def covers(self, reach: Reach) -> bool:
-        server, path = _split(self.url)
-        wanted, below = _split(reach.url)
+        server, path, query = _split(self.url)
+        wanted, below, asked = _split(reach.url)
         plain = ".." not in below and "%2e" not in below.lower()  # a server may follow them upwards
-        return plain and bool(server) and server == wanted and _below(below.rstrip("/"), path.rstrip("/"))
+        same = bool(server) and server == wanted and query in ("*", asked)
+        return plain and same and _below(below.rstrip("/"), path.rstrip("/"))
 
 
 class ExecRule(_Rule, frozen=True, kw_only=True, tag="exec"):
@@ -103,13 +117,14 @@ def covering(reach: Reach, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     return tuple(r for r in rules if r.__struct_config__.tag == reach.kind and r.covers(reach))
 
 
-def _split(url: str) -> tuple[str, str]:
-    """(scheme, host and port; path) of a URL; empty ones of what is none."""
+def _split(url: str) -> tuple[str, str, str]:
+    """(scheme, host and port; path; query) of a URL; empty ones of what is none."""
     found = _URL.fullmatch(url)
     if found is None:
-        return "", ""
-    scheme, host, port, path = found.groups()
-    return f"{scheme}://{host}:{int(port) if port else _PORTS.get(scheme.lower(), 0)}".lower(), path or "/"
+        return "", "", ""
+    scheme, host, port, path, query = found.groups()
+    server = f"{scheme}://{host}:{int(port) if port else _PORTS.get(scheme.lower(), 0)}".lower()
+    return server, path or "/", query or ""
 
 
 def _below(text: str, folder: str) -> bool:
