@@ -131,6 +131,7 @@ def test_a_server_that_does_not_answer_is_a_temporary_failure(recipe: Recipe) ->
         ("prom+http://prom:9090?query=x&start=soon", "start: expected a time"),
         ("prom+http://prom:9090?query=x&start=20&end=10", "start before end"),
         ("prom+http://prom:99999?query=x", "--data"),
+        ("prom+http://prom:9090?query=x#1", "expected %23 for #"),
     ],
 )
 def test_a_url_that_is_wrong_is_refused_without_its_secret(url: str, said: str) -> None:
@@ -154,6 +155,35 @@ def test_more_values_than_fit_are_refused_while_they_come(recipe: Recipe, monkey
     with pytest.raises(ConfigError, match="more than 50 values"):
         fetch(range_, recipe, {})
     assert len(fetched) == 2
+
+
+def test_more_cells_than_fit_are_refused_before_they_are_made(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: object) -> list[prometheus._Series]:
+        labels = ({"machine": "m", "__name__": name} for name in ("vib", "temp"))
+        return [prometheus._Series(one, [(float(t), "1") for t in range(10)]) for one in labels]
+
+    monkeypatch.setattr(prometheus, "_ask", ask)
+    found = parse("prom+http://h?query=x&start=10&end=20&step=1s", 10**18)
+    assert fetch(found, recipe, {}).found["t.c"].to_pylist() == [1.0] * 10
+    monkeypatch.setattr(prometheus, "MAX_CELLS", 19)
+    with pytest.raises(ConfigError, match="10 rows of 2 channels, expected at most 19 cells"):
+        fetch(found, recipe, {})
+
+
+@pytest.mark.parametrize("login", ["TOKEN", "PASSWORD"])
+def test_a_login_does_not_go_over_a_network_in_the_clear(recipe: Recipe, tmp_path: Path, login: str) -> None:
+    (tmp_path / "secret").write_text("t0ken\n")
+    environ = {f"EDGECTL_PROMETHEUS_{login}_FILE": str(tmp_path / "secret"), "EDGECTL_PROMETHEUS_USER": "ops"}
+    with pytest.raises(ConfigError, match=r"http://192.0.2.1:9090: expected https where a login is sent .* → say prom"):
+        fetch(parse("prom+http://192.0.2.1:9090?query=vib", 10**18), recipe, environ)
+    with pytest.raises(PrometheusError, match="does not answer"):
+        fetch(parse("prom+http://127.0.0.1:1?query=vib", 10**18), recipe, environ)
+
+
+def test_a_plus_in_an_expression_and_in_a_time_stays_a_plus() -> None:
+    found = parse("prom+http://h?query=a+b%20-%20c&start=2026-03-14T09:00:00+01:00", 1_790_000_000 * 10**9)
+    assert found.queries == (("", "a+b - c"),)
+    assert found.start_ns == 1_773_475_200 * 10**9
 
 
 def test_pieces_lie_on_one_grid_and_leave_nothing_out() -> None:
