@@ -110,17 +110,21 @@ class Rollouts:
     # ── what was signed and done ────────────────────────────────────────────────────────────────────────────────────
 
     def signed(self, assignment: Assignment, sha256: str, number: int | None, reason: str, now_ns: int) -> None:
-        """Keep a signed assignment; the same epoch again (after a crash) changes nothing."""
-        epoch = assignment.epoch
+        """Keep a signed assignment; the same one again (after a crash) changes nothing.
+
+        Another one of the same epoch has other rules for actions: it takes the place of the former, and which rollout
+        brought the epoch about stays.
+        """
+        epoch, body = assignment.epoch, msgspec.json.encode(assignment).decode()
+        mine = assignments.c.epoch == epoch.number
+        what = {"operator": epoch.operator, "signed_ns": now_ns, "sha256": sha256, "body": body}
         with self._database.write() as connection:
-            if connection.scalar(select(assignments.c.epoch).where(assignments.c.epoch == epoch.number)) is not None:
-                return
-            connection.execute(
-                insert(assignments).values(
-                    epoch=epoch.number, operator=epoch.operator, signed_ns=now_ns, sha256=sha256, rollout=number,
-                    reason=reason, body=msgspec.json.encode(assignment).decode(),
-                )
-            )  # fmt: skip
+            before = connection.scalar(select(assignments.c.body).where(mine))
+            if before is None:
+                row = {"epoch": epoch.number, "rollout": number, "reason": reason, **what}
+                connection.execute(insert(assignments).values(**row))
+            elif before != body:
+                connection.execute(update(assignments).where(mine).values(**what))
 
     def desired(self) -> Assignment | None:
         """The newest assignment that this store saw signed."""

@@ -152,7 +152,9 @@ def test_a_rule_covers_what_it_names_and_nothing_beside_it(rule: dict[str, Any],
 @pytest.mark.parametrize("topic", ["plant/+/alarm", "+", "plant#", "plant/#/a", "$share/g/plant"])
 def test_a_rule_whose_wildcard_would_cover_less_than_it_seems_is_refused_before_it_is_signed(topic: str) -> None:
     text = f"allow: [{{type: mqtt, url: 'mqtts://b.x', topic: '{topic}'}}]"
-    with pytest.raises(ConfigError, match=r"allow\[0\].*expected a topic such as plant/alarms or plant/alarms/#, found"):
+    with pytest.raises(
+        ConfigError, match=r"allow\[0\].*expected a topic such as plant/alarms or plant/alarms/#, found"
+    ):
         yamlfile.parse(text, Layer, "fleet.yaml")
 
 

@@ -9,9 +9,11 @@ import random
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 from edgectl_agent.core.messages import (
     Alert,
+    Allowance,
     Assignment,
     Epoch,
     supersedes,
@@ -177,6 +179,17 @@ def test_the_newest_signed_assignment_is_what_is_desired(store: Store) -> None:
     desired = store.rollouts.desired()
     assert desired is not None
     assert desired.epoch.number == 3
+
+
+def test_other_rules_for_actions_within_an_epoch_are_what_is_desired(store: Store) -> None:
+    first = Assignment(fleet="f", epoch=Epoch(number=1, operator="mona"), models={})
+    ruled = Allowance(nodes=("n1",), rules=({"type": "file", "path": "/var/log/plant"},))
+    store.rollouts.signed(first, "s", None, "", 1)
+    for allow in ((ruled,), ()):
+        store.rollouts.signed(msgspec.structs.replace(first, allow=allow), "t", None, "nodes allow", 2)
+        desired = store.rollouts.desired()
+        assert desired is not None
+        assert desired.allow == allow
 
 
 # ── findings ────────────────────────────────────────────────────────────────────────────────────────────────────────
