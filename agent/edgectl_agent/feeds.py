@@ -45,6 +45,8 @@ class Feed:
         self.name = name
         self.channels = tuple(config.channels) if isinstance(config, Fields | OpcuaConfig) else HOST_CHANNELS
         self.categories = tuple(config.categories) if isinstance(config, Fields) else ()
+        self._never = list(range(len(self.channels)))
+        """Channels, by place, that have had no value yet."""
         self.units = dict(config.units) if isinstance(config, Fields) else {}
         self.recipes: tuple[str, ...] = ()
         """That it feeds."""
@@ -161,6 +163,7 @@ class Feed:
             channels={channel: self.units.get(channel, "") for channel in self.channels},
             categories=self.categories,
             recipes=self.recipes,
+            never=tuple(self.channels[c] for c in self._never) if self.accepted else (),
         )
 
     def close(self) -> None:
@@ -176,6 +179,8 @@ class Feed:
             if self._letters is not None:
                 self._letters.add(chunk)
         if len(chunk):
+            if self._never:
+                self._never = [c for c in self._never if np.isnan(chunk.values[:, c]).all()]
             times = chunk.event_time
             newest = max(times.tolist()) if len(times) <= _FEW else int(np.max(times))
             self.newest_ns, self._times = max(self.newest_ns, newest), times

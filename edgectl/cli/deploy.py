@@ -154,7 +154,7 @@ def _fit(
     from edgectl_agent.core.bundle import decode
 
     from edgectl.core.errors import ConfigError
-    from edgectl.core.fitness import Needs, unfit
+    from edgectl.core.fitness import Needs, unfit, unheard
 
     needs = Needs.of(decode(repository.bundle(plan.targets[0].sha256)).features)
     found = unfit(plan.nodes, plan.recipe, needs, reports)
@@ -173,4 +173,6 @@ def _fit(
             hint="mend them" + (", or leave them out with --skip-unfit" if left else ""),
             reason="unfit",
         )
+    for one in unheard(left, plan.recipe, needs, reports)[:20]:
+        note(f"{one.node}: {one.why} → look whether its column has that name, if it should have come")
     return left

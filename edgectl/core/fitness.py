@@ -1,7 +1,7 @@
 """Whether nodes bring what a release needs: its channels in its units, and its categories. By their own reports.
 
 A node that reports no columns (an older agent, or none of its sources feeds the recipe) is not judged. What a source
-maps is known before anything is sent; whether its records really have it shows in the counters later.
+maps is known before anything is sent; what its records really have had, once it has brought some (`unheard`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from edgectl_agent.core.bundle import FeatureSpec
 from edgectl_agent.core.messages import Report, SourceStatus
+from edgectl_agent.core.units import SECOND_NS, iso
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,24 @@ def _judged(node: str, recipe: str, needs: Needs, report: Report) -> Unfit:
         lacks=tuple(f"lacks {what}" for what in lacks),
         differs=tuple(said for source in feeding for said in _units(source, needs)),
     )
+
+
+def unheard(nodes: Iterable[str], recipe: str, needs: Needs, reports: Mapping[str, Report]) -> tuple[Unfit, ...]:
+    """Those of `nodes` whose sources map a needed channel that none of their readings has had: it may be named wrongly,
+    or come seldom. Only sources that have brought readings are judged."""
+    found = (Unfit(node=name, lacks=tuple(_never(recipe, needs, reports[name]))) for name in nodes if name in reports)
+    return tuple(one for one in found if one.lacks)
+
+
+def _never(recipe: str, needs: Needs, report: Report) -> Iterable[str]:
+    feeding = [source for source in report.sources if recipe in source.recipes and source.channels is not None]
+    since = iso(report.clock_ns - int(report.uptime_s) * SECOND_NS)
+    for channel in sorted(set(needs.channels) - needs.optional):
+        mapping = [source for source in feeding if channel in (source.channels or {})]
+        if mapping and all(channel in source.never for source in mapping):
+            names, readings = ", ".join(source.name for source in mapping), sum(source.accepted for source in mapping)
+            of = "the only reading" if readings == 1 else f"any of {readings:,} readings"
+            yield f"channel {channel} (source {names}) was not in {of} since {since}"
 
 
 def _units(source: SourceStatus, needs: Needs) -> list[str]:

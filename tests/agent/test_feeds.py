@@ -53,6 +53,18 @@ def test_a_feed_goes_on_after_its_snapshot_and_a_feed_of_another_file_starts_ane
     assert len(chunk) == 2
 
 
+def test_a_feed_says_which_channels_no_reading_has_had(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", 5)
+    two = feed(TailConfig(path=str(path), stream="=m", time="ts", channels={"v": "v", "other": "w"}))
+    assert two.status().never == ()  # nothing has come at all
+    two.poll(10, 0.0)
+    assert two.status().never == ("other",)
+    with path.open("a") as file:
+        file.write('{"ts": 6, "w": 1}\n')
+    two.poll(10, 1.0)
+    assert two.status().never == ()
+
+
 def test_a_failed_feed_is_tried_again_after_a_while_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / "later"
     late = replaying(path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from edgectl_agent.core.bundle import Channel, FeatureSpec, InstantFeatures, Join, JoinMember
 from edgectl_agent.core.messages import OutboxStatus, Report, SourceStatus
+from msgspec.structs import replace
 
-from edgectl.core.fitness import Needs, unfit
+from edgectl.core.fitness import Needs, unfit, unheard
 
 NEEDS = Needs(channels={"vib": "mm/s", "temp": "degC"}, categories=("shop",), optional=frozenset({"temp"}))
 
@@ -40,6 +41,19 @@ def source(channels: dict[str, str] | None, categories: tuple[str, ...] = ("shop
 def test_a_node_is_judged_by_what_its_sources_map(sources: tuple[SourceStatus, ...], why: str) -> None:
     found = unfit(("n", "silent"), "press", NEEDS, {"n": report(*sources)})
     assert [one.why for one in found] == ([why] if why else [])
+
+
+def test_a_mapped_channel_that_no_reading_has_had_is_told() -> None:
+    def brought(name: str, never: tuple[str, ...], accepted: int = 9) -> SourceStatus:
+        return replace(source({"vib": "", "temp": ""}, name=name), never=never, accepted=accepted)
+
+    def said(*sources: SourceStatus) -> list[str]:
+        return [one.why for one in unheard(("n", "silent"), "press", NEEDS, {"n": report(*sources)})]
+
+    assert said(brought("a", ("vib", "temp"))) == [
+        "channel vib (source a) was not in any of 9 readings since 1969-12-31T23:59:59Z"
+    ]
+    assert said(brought("a", ("vib",)), brought("b", ())) == said(brought("a", ()), brought("b", (), 0)) == []
 
 
 def test_a_join_needs_what_its_sources_call_the_channels() -> None:

@@ -236,6 +236,8 @@ class SourceStatus(_Message, frozen=True, kw_only=True):
     categories: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     """That it feeds."""
+    never: tuple[str, ...] = ()
+    """Channels without a value in any of the readings that it has brought since the agent started."""
 
 
 class ActionStatus(_Message, frozen=True, kw_only=True):
