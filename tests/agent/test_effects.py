@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.server
 import os
+import shutil
 import stat
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -203,6 +206,49 @@ def test_a_program_with_another_content_than_was_signed_does_not_run(tmp_path: P
         assert acting.submit(alert(2)) == {"ok": 1, "failed": 1}
         assert "is not the program that is allowed" in acting.detail
     assert lines(tmp_path) == ["ran"]
+
+
+def pinned(tmp_path: Path, program: Path, *words: str, **more: Any) -> Acting:
+    rule = {"type": "exec", "path": str(program), "sha256": sha256(program.read_bytes()).hexdigest()}
+    return Acting(tmp_path, [rule], type="exec", command=[str(program), *words], **more)
+
+
+def test_what_is_executed_are_the_bytes_that_were_checked_also_if_the_file_changes_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "slow-feed"
+    program.write_text(f"#!/bin/sh\necho good $1 $(cat) >> {tmp_path}/out\n")
+    program.chmod(0o755)
+    started = subprocess.Popen
+
+    def swapped(*args: Any, **more: Any) -> Any:
+        program.write_text(f"#!/bin/sh\necho evil >> {tmp_path}/out\n")  # the same inode
+        return started(*args, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", swapped)
+    with pinned(tmp_path, program, "{stream}", payload="{id}") as acting:
+        assert acting.submit(alert(1, "press")) == {"ok": 1}
+    assert lines(tmp_path) == ["good press a-1"]
+
+
+def test_a_checked_binary_runs_under_its_name_and_one_that_may_not_be_executed_does_not(tmp_path: Path) -> None:
+    shell = tmp_path / "sh"
+    shutil.copy("/bin/sh", shell)
+    with pinned(tmp_path, shell, "-c", f"echo $0 >> {tmp_path}/out") as acting:
+        assert acting.submit(alert(1)) == {"ok": 1}
+        shell.chmod(0o644)
+        assert acting.submit(alert(2)) == {"ok": 1, "failed": 1}
+        assert acting.detail == f"failed: {shell} cannot be run: it is no executable file"
+    assert lines(tmp_path) == [str(shell)]
+
+
+def test_without_room_for_its_payload_a_program_is_not_run_and_that_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_shell(tmp_path, "true") as acting:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        assert acting.submit(alert(1)) == {"failed": 1}
+        assert acting.detail == "failed: /bin/sh cannot be given the alert: No such file or directory"
 
 
 def test_a_hung_action_holds_up_nobody_and_what_is_too_much_is_dropped(tmp_path: Path) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import resource
 import signal
 import subprocess
 import tempfile
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from edgectl_agent.action_config import ExecAction
 from edgectl_agent.actions.interface import EffectFailed, Effector
+from edgectl_agent.actions.program import sealed
 from edgectl_agent.core.template import Payload, Template, Values
 from edgectl_agent.core.units import size_bytes
 
@@ -39,13 +39,16 @@ class ExecEffector(Effector):
         return f"run {' '.join([self._path, *self._arguments(values)])}"
 
     def run(self, values: Values, key: str, allowed: frozenset[str]) -> None:
-        arguments = self._arguments(values)
-        if allowed and (found := self._digest()) not in allowed:
-            raise EffectFailed(f"{self._path} is not the program that is allowed: its SHA-256 is {found[:12]}…")
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
-            given.write(self._payload.render(values))
-            given.seek(0)
-            process = self._spawn([self._path, *arguments], given.fileno(), said.fileno())
+        command, payload = [self._path, *self._arguments(values)], self._payload.render(values)
+        with ExitStack() as stack:
+            program = stack.enter_context(sealed(self._path, allowed)) if allowed else None
+            try:
+                given, said = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+                given.write(payload)
+                given.seek(0)
+            except OSError as e:
+                raise EffectFailed(f"{self._path} cannot be given the alert: {e.strerror or e}") from e
+            process = self._spawn(command, program, given.fileno(), said.fileno())
             try:
                 code = process.wait(self._timeout_s)
             except subprocess.TimeoutExpired:
@@ -63,14 +66,18 @@ class ExecEffector(Effector):
             if self._process is not None:
                 _end(self._process)
 
-    def _spawn(self, command: list[str], given: int, said: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: list[str], program: int | None, given: int, said: int) -> subprocess.Popen[bytes]:
+        """Start `program`, or what stands at the path in `command`."""
+        held = () if program is None else (program,)
+        executed = self._path if program is None else f"/proc/self/fd/{program}"
         with self._lock:
             if self._aborted:
                 raise EffectFailed("the agent is stopping")
             try:
                 process = subprocess.Popen(
-                    command, stdin=given, stdout=said, stderr=said, env=_ENVIRONMENT, cwd="/", start_new_session=True
-                )
+                    command, executable=executed, pass_fds=held, stdin=given, stdout=said, stderr=said,
+                    env=_ENVIRONMENT, cwd="/", start_new_session=True,
+                )  # fmt: skip
             except (OSError, ValueError) as e:
                 raise EffectFailed(f"{self._path} cannot be run: {getattr(e, 'strerror', None) or e}") from e
             self._process = process
@@ -89,13 +96,6 @@ class ExecEffector(Effector):
             if "\0" in text or (text.startswith("-") and not word.fixed.startswith("-")):
                 raise EffectFailed(f"the argument {text!r} would be an option of {self._path}")
         return found
-
-    def _digest(self) -> str:
-        try:
-            with Path(self._path).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as e:
-            raise EffectFailed(f"{self._path} cannot be read: {e.strerror or e}") from e
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
