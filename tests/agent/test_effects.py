@@ -154,6 +154,40 @@ def test_a_stream_whose_name_has_line_ends_stays_one_line(tmp_path: Path) -> Non
     assert lines(tmp_path) == ["a-1 a b"]
 
 
+def test_a_link_on_the_way_leads_no_line_out_of_the_folder_that_is_allowed(tmp_path: Path) -> None:
+    allowed, outside = tmp_path / "allowed", tmp_path / "outside"
+    (allowed / "day").mkdir(parents=True)
+    outside.mkdir()
+    rule, path = {"type": "file", "path": str(allowed)}, allowed / "day" / "out"
+    with Acting(tmp_path, [rule], type="file", path=str(path)) as acting:
+        assert acting.submit(alert(1)) == {"ok": 1}
+        path.unlink()
+        (allowed / "day").rmdir()
+        (allowed / "day").symlink_to(outside)
+        assert acting.submit(alert(2)) == {"ok": 1, "failed": 1}
+        assert acting.detail.endswith(
+            f"{path} cannot be written: a symbolic link stands in its way → name the real path, under allow: too"
+        )
+    assert list(outside.iterdir()) == []
+
+
+def test_a_line_goes_into_no_file_of_another_name_and_waits_for_no_reader_of_a_pipe(tmp_path: Path) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    other.touch()
+    with file_action(tmp_path) as acting:
+        out.symlink_to(other)
+        acting.submit(alert(1))
+        assert "a symbolic link stands in its way" in acting.detail
+        out.unlink()
+        out.hardlink_to(other)
+        acting.submit(alert(2))
+        assert "found a pipe, a device or a hard link" in acting.detail
+        out.unlink()
+        os.mkfifo(out)
+        assert acting.submit(alert(3)) == {"failed": 3}
+    assert other.read_bytes() == b""
+
+
 # ── programs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgectl_agent.action_config import FileAction
+from edgectl_agent.actions.exactfile import open_exact
 from edgectl_agent.actions.interface import EffectFailed, Effector
 from edgectl_agent.core.template import Payload, Values
 from edgectl_agent.linefile import Lines
@@ -14,7 +15,7 @@ class FileEffector(Effector):
     """See the module."""
 
     def __init__(self, config: FileAction) -> None:
-        self._payload, self._lines = Payload.parse(config.payload), Lines(Path(config.path))
+        self._payload, self._lines = Payload.parse(config.payload), Lines(Path(config.path), opening=open_exact)
 
     def describe(self, values: Values) -> str:
         return f"append to {self._lines.path}: {self._line(values).decode().strip()}"
