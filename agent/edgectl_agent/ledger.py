@@ -15,7 +15,7 @@ import msgspec
 
 from edgectl_agent.action_config import LogAction
 from edgectl_agent.actions.interface import Action, Key, key_of
-from edgectl_agent.actions.responder import Responder
+from edgectl_agent.actions.responder import Responder, close_all
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.messages import Alert
 from edgectl_agent.logs import warn
@@ -140,8 +140,7 @@ class Ledger:
     def close(self) -> None:
         for responder in self._responders:
             responder.action.close()
-        for effect in self._effects:
-            effect.close()
+        close_all(self._effects)
 
     def _act(self, alert: Alert) -> None:
         key = key_of(alert)

@@ -18,10 +18,11 @@ from typing import Any
 import msgspec
 import pytest
 from edgectl_agent import actions
-from edgectl_agent.actions.responder import Responder
+from edgectl_agent.actions.journal import BEGUN, INTENT, Journal, Line
+from edgectl_agent.actions.responder import Responder, close_all
 from edgectl_agent.config import Config
 from edgectl_agent.core.allowed import read
-from edgectl_agent.core.errors import ConfigError
+from edgectl_agent.core.errors import ConfigError, StorageError
 from edgectl_agent.core.messages import Alert
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
@@ -476,3 +477,82 @@ def test_the_journal_keeps_what_fired_when_it_is_made_small(tmp_path: Path, monk
     assert lines(tmp_path) == [f"a-{n} s" for n in range(5)]
     assert isinstance(acting.responder, Responder)
     assert os.path.getsize(journal) < 20_000
+
+
+def test_an_action_whose_intent_could_not_be_written_failed_and_is_not_tried_by_a_later_life(tmp_path: Path) -> None:
+    journal = tmp_path / "actions" / "file.jsonl"
+    with file_action(tmp_path) as acting:
+        journal.unlink()
+        journal.mkdir()  # as a disk that refuses to be written to
+        assert acting.submit(alert(1)) == {"failed": 1}
+        journal.rmdir()
+        assert acting.submit(alert(2)) == {"failed": 1, "ok": 1}
+    with file_action(tmp_path) as acting:
+        acting.responder.submit(alert(1))
+        assert acting.submit(alert(3)) == {"ok": 1}
+    assert lines(tmp_path) == ["a-2 s", "a-3 s"]
+
+
+def test_a_journal_that_cannot_be_written_takes_no_more_memory_than_one_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl_agent.actions.journal.MOST_KEPT", 10)
+    monkeypatch.setattr("edgectl_agent.actions.journal._MOST_LINES", 50)
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.open()
+    path.unlink()
+    path.mkdir()
+    for n in range(200):
+        with pytest.raises(StorageError):
+            journal.add(Line((f"a-{n}", "open", "critical"), "failed", NOW))
+    known = [n for n in range(200) if (f"a-{n}", "open", "critical") in journal]
+    assert len(known) <= 51
+    assert known[-1] == 199
+
+
+def test_nothing_acts_where_nobody_can_read_what_was_done_already(tmp_path: Path) -> None:
+    journal = tmp_path / "actions" / "file.jsonl"
+    journal.mkdir(parents=True)
+    with file_action(tmp_path) as acting:
+        journal.rmdir()
+        assert acting.submit(alert(1)) == {"failed": 1}
+        assert acting.detail.endswith("file.jsonl cannot be read: Is a directory → mend it and restart the agent")
+    assert lines(tmp_path) == []
+
+
+@pytest.mark.parametrize(("step", "outcome"), [(INTENT, "late"), (BEGUN, "unknown")])
+def test_what_a_restored_backup_brings_back_does_not_act_again(tmp_path: Path, step: str, outcome: str) -> None:
+    with file_action(tmp_path) as acting:
+        acting.submit(alert(1), alert(2), alert(3))
+    journal = tmp_path / "actions" / "file.jsonl"
+    backup = [text for text in journal.read_bytes().splitlines(True) if b"a-1" in text]
+    of_two = [text for text in journal.read_bytes().splitlines(True) if b"a-2" in text]
+    steps = [msgspec.json.decode(text, type=Line).step for text in of_two]
+    journal.write_bytes(b"".join([*backup, *of_two[: steps.index(step) + 1]]))
+    acting.now_ns += 3600 * 10**9
+    acting.start()
+    with acting:
+        wait(lambda: acting.outcomes == {outcome: 1})
+        acting.responder.submit(alert(1))
+        acting.responder.submit(alert(2))
+        acting.submit(alert(3))  # which this journal has never seen: a replay from an older position finds it
+    assert acting.outcomes == ({"late": 2} if outcome == "late" else {"late": 1, outcome: 1})
+    assert lines(tmp_path) == ["a-1 s", "a-2 s", "a-3 s"]
+
+
+def test_many_stuck_actions_are_ended_together_and_not_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgectl_agent.actions.responder._FAREWELL_S", 1.0)
+    stuck = [run_shell(tmp_path / str(n), "echo $$ > $1; sleep 1000", str(tmp_path / f"{n}.pid"), timeout="1h")
+             for n in range(8)]  # fmt: skip
+    for one in stuck:
+        one.responder.submit(alert(1))
+    pids = [tmp_path / f"{n}.pid" for n in range(8)]
+    wait(lambda: all(pid.exists() and pid.read_text().strip() for pid in pids))
+    began_s = time.monotonic()
+    close_all([one.responder for one in stuck])
+    assert time.monotonic() - began_s < 6.0, "8 s if they were waited for one by one"
+    for pid in pids:
+        wait(lambda pid=pid: not alive(int(pid.read_text())))  # type: ignore[misc]

@@ -42,20 +42,16 @@ class Journal:
     """Every method but `open` may be called from any thread."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lines, self._lock = path, Lines(path), threading.Lock()
+        self._path, self._lock = path, threading.Lock()
+        self._lines = Lines(path, make=False)  # one that was taken away is written anew with all that is known
         self._newest: dict[Key, Line] = {}
         self._count = 0
+        self._unread = ""
+        """Why what earlier lives did is not known."""
 
     def open(self) -> tuple[Line, ...]:
         """The newest line of each key, in the order of the keys; intents have their alert. Raises `StorageError`."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            if not self._path.exists():
-                self._path.touch(0o640)
-                sync_folder(self._path.parent)
-            raw = self._path.read_bytes()
-        except OSError as e:
-            raise StorageError(f"{self._path} cannot be read: {e.strerror or e}") from e
+        raw = self._read()
         self._lines.torn = bool(raw) and not raw.endswith(b"\n")
         decode = msgspec.json.Decoder(Line).decode
         for text in raw.splitlines():
@@ -64,22 +60,51 @@ class Journal:
             self._count += 1
         return tuple(self._newest.values())
 
+    def _read(self) -> bytes:
+        try:
+            try:
+                return self._path.read_bytes()
+            except FileNotFoundError:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.touch(0o640)
+                sync_folder(self._path.parent)
+                return b""
+            except OSError as e:
+                self._unread = f"{self._path} cannot be read: {e.strerror or e} → mend it and restart the agent"
+                raise
+        except OSError as e:
+            raise StorageError(self._unread or f"{self._path} cannot be written: {e.strerror or e}") from e
+
     def __contains__(self, key: Key) -> bool:
         return key in self._newest
 
     def add(self, line: Line, durable: bool = False) -> None:
-        """Append a line. Raises `StorageError`; the key is known all the same."""
+        """Append a line. Raises `StorageError`; the key is known all the same, and what is known stays bounded.
+
+        Where earlier lines are there but could not be read, nothing can be added: nobody knows what was done already.
+        """
+        if self._unread:
+            raise StorageError(self._unread)
         with self._lock:
             self._take(line)
+            self._count += 1
             try:
                 self._lines.append(msgspec.json.encode(line) + b"\n")
+            except FileNotFoundError:
+                self._compact()
             except OSError as e:
                 raise StorageError(f"{self._path} cannot be written: {e.strerror or e}") from e
-            self._count += 1
-            if self._count > _MOST_LINES:
-                self._compact()
+            finally:
+                if self._count > _MOST_LINES:
+                    with suppress(StorageError):  # the line is where it is; the next try comes in time
+                        self._compact()
         if durable:
             self.sync()
+
+    def step(self, key: Key) -> str:
+        """The newest of `key`; empty if there is none."""
+        line = self._newest.get(key)
+        return line.step if line else ""
 
     def sync(self) -> None:
         """Put on stable storage what was added; whoever adds meanwhile does not wait. Raises `StorageError`.
@@ -108,5 +133,6 @@ class Journal:
             kept[line.fired].append(line)
         open_ = [x for x in kept[True][:-MOST_KEPT] if x.step in (INTENT, BEGUN)]
         lines = open_ + kept[True][-MOST_KEPT:] + kept[False][-MOST_KEPT:]
+        self._newest, self._count = {line.key: line for line in lines}, len(lines)
         write_file(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines), 0o640)
-        self._newest, self._count, self._lines.torn = {line.key: line for line in lines}, len(lines), False
+        self._lines.torn = False

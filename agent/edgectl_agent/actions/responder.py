@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,20 @@ from edgectl_agent.logs import note, warn
 _WAITING = 100
 _MOST_STREAMS = 10_000
 _FAREWELL_S = 5.0
+_ABORT_S = 2.0
+
+
+def close_all(responders: Sequence[Responder]) -> None:
+    """End what is under way, soon, also if many are stuck: all of them have the same few seconds."""
+    for each in responders:
+        each.stop()
+    end_s = time.monotonic() + _FAREWELL_S
+    for each in responders:
+        each.join(end_s - time.monotonic())
+    ending = [each.abort() for each in responders]
+    end_s = time.monotonic() + _ABORT_S
+    for thread in ending:
+        thread.join(max(0.0, end_s - time.monotonic()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,7 @@ class Responder:
         self._queue: queue.Queue[Alert | None] = queue.Queue(_WAITING + 1)  # the last place is for the end
         self._full_ns = 0
         self._last: dict[str, int] = {}
+        self._counting = threading.Lock()
         self._outcomes: Counter[str] = Counter()
         self._failing, self._detail = 0, ""
         self._stopping = False
@@ -88,12 +105,12 @@ class Responder:
         try:
             if outcome:
                 self._journal.add(Line(key, outcome, now_ns, alert.stream))
-                self._outcomes[outcome] += 1
+                self._count(outcome)
             else:
                 self._journal.add(Line(key, INTENT, now_ns, alert.stream, alert=alert))
                 self._queue.put_nowait(alert)
-        except StorageError as e:
-            self._failed("failed", str(e))
+        except StorageError as e:  # a line that came through in part, or at last, must not make the next life try it
+            self._conclude(key, "failed", str(e), alert.stream)
 
     def sync(self) -> None:
         """Put on stable storage what was handed over. Raises `StorageError`."""
@@ -145,26 +162,44 @@ class Responder:
         self._permit = _Permit("", frozenset() if None in digests else frozenset(d for d in digests if d))
 
     def status(self) -> ActionStatus:
-        return ActionStatus(
-            name=self.name,
-            type=self._reach.kind,
-            dry_run=self._config.dry_run,
-            refused=self._permit.refused,
-            outcomes=dict(self._outcomes),
-            waiting=self._queue.qsize(),
-            failing=self._failing,
-            detail=self._detail,
-        )
+        with self._counting:
+            return ActionStatus(
+                name=self.name,
+                type=self._reach.kind,
+                dry_run=self._config.dry_run,
+                refused=self._permit.refused,
+                outcomes=dict(self._outcomes),
+                waiting=self._queue.qsize(),
+                failing=self._failing,
+                detail=self._detail,
+            )
 
     def close(self) -> None:
-        """End what is under way, soon; what waits is done by the next life."""
+        """As `close_all`."""
+        close_all((self,))
+
+    def stop(self) -> None:
+        """Begin nothing more; what waits is done by the next life."""
         self._stopping = True
-        if self._thread.ident is None:
-            return
-        self._queue.put_nowait(None)
-        self._thread.join(min(self._config.timeout_s, _FAREWELL_S))
+        if self._thread.is_alive():
+            with suppress(queue.Full):  # it has been told before
+                self._queue.put_nowait(None)
+
+    def join(self, within_s: float) -> None:
+        """Wait for what is under way, at most as long as it may take."""
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, min(within_s, self._config.timeout_s)))
+
+    def abort(self) -> threading.Thread:
+        """End what is under way, in a thread: a library may wait for its other side."""
+        ending = threading.Thread(target=self._abort, name=f"abort-{self.name}", daemon=True)
+        ending.start()
+        return ending
+
+    def _abort(self) -> None:
         self._effector.abort()
-        self._thread.join(1.0)
+        if self._thread.ident is not None:
+            self._thread.join()
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -175,7 +210,9 @@ class Responder:
             try:
                 self._do(alert)
             except Exception as e:  # whatever a library raises must not end the thread in silence
-                self._conclude(key_of(alert), "unknown", f"{type(e).__name__}: {e}", alert.stream)
+                key = key_of(alert)
+                outcome = "unknown" if self._journal.step(key) == BEGUN else "failed"
+                self._conclude(key, outcome, f"{type(e).__name__}: {e}", alert.stream)
 
     def _do(self, alert: Alert) -> None:
         key, values, permit = key_of(alert), values_of(alert), self._permit
@@ -203,14 +240,20 @@ class Responder:
         if outcome in ("failed", "unknown"):
             self._failed(outcome, detail, key[0])
             return
-        self._outcomes[outcome] += 1
-        if outcome == "ok":
-            self._failing, self._detail = 0, ""
-        elif outcome == "dry-run":
-            self._detail = detail
+        with self._counting:
+            self._outcomes[outcome] += 1
+            if outcome == "ok":
+                self._failing, self._detail = 0, ""
+            elif outcome == "dry-run":
+                self._detail = detail
         note("action", action=self.name, outcome=outcome, alert=key[0], message=detail)
 
+    def _count(self, outcome: str) -> None:
+        with self._counting:
+            self._outcomes[outcome] += 1
+
     def _failed(self, outcome: str, detail: str, alert: str = "") -> None:
-        self._outcomes[outcome] += 1
-        self._failing, self._detail = self._failing + 1, f"{outcome}: {detail}"
+        with self._counting:
+            self._outcomes[outcome] += 1
+            self._failing, self._detail = self._failing + 1, f"{outcome}: {detail}"
         warn("action", action=self.name, outcome=outcome, alert=alert, message=detail)
