@@ -43,7 +43,7 @@ _KAFKA_CSV = KafkaConfig(brokers="b:9092", topics=("t",), format="csv", columns=
 _MQTT = MqttConfig(url="mqtt://localhost", topic="plant/+/vib", stream="topic.1", time="ts", **_COLUMNS)
 _SYSLOG = SyslogConfig(listen="127.0.0.1:5514", stream="host", time="time",
                        channels={"severity": "severity", "temp": "sd.plant@32473.temp"},
-                       categories={"app": "app", "text": "msg"})  # fmt: skip
+                       categories={"app": "app", "text": "msg", "level": "level", "kind": "message"})  # fmt: skip
 
 _ROWS = (
     b'{"machine":"press-1","ts":1773479520.5,"v":{"rms":1.25},"t":41,"unit":"A","msg":"ok"}',
