@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -22,6 +23,10 @@ from edgectl_agent.core.units import duration_ns, size_bytes
 MOST_PER_PERIOD = 10_000
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key")
+_FRAMING_HEADERS = ("host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect",
+                    "x-original-url", "x-rewrite-url", "x-http-method-override")  # fmt: skip
+"""They would have a server take the request for another one than the signed rule covers."""
+_SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh", "fish", "busybox")
 _RATE = re.compile(r"(\d{1,5})/(\d*)([a-z]+)")
 
 
@@ -193,9 +198,22 @@ def _check_effect(key: str, action: EffectConfig) -> None:
         _absolute(f"{key}.command[0]", action.command[0])
         for i, word in enumerate(action.command[1:], 1):
             _at(f"{key}.command[{i}]", lambda word=word: Template.parse(word))  # type: ignore[misc]
+        _check_script(key, action.command)
         check_quantity(f"{key}.memory", action.memory, size_bytes, "1M")
     else:
         _absolute(f"{key}.path", action.path)
+
+
+def _check_script(key: str, command: tuple[str, ...]) -> None:
+    """A field in a shell's script would let whoever names a stream write code."""
+    if PurePosixPath(command[0]).name not in _SHELLS:
+        return
+    for i, (before, word) in enumerate(pairwise(command), 1):
+        if re.fullmatch(r"-[A-Za-z]*c", before) and not Template.parse(word).constant:
+            raise ConfigError(
+                f"{key}.command[{i}]: expected a script without fields: a stream's name could be code in it",
+                hint='hand it over as an argument: [/bin/sh, -c, \'echo "$1"\', sh, "{stream}"]',
+            )
 
 
 def _check_mqtt(key: str, action: MqttAction) -> None:
@@ -220,6 +238,8 @@ def _check_webhook(key: str, action: WebhookAction) -> None:
     for name in (*action.headers, *action.header_files, action.idempotency_header):
         if not _HEADER.fullmatch(name):
             raise ConfigError(f"{key}.headers: expected the name of a header, found {name!r}")
+        if name.lower() in _FRAMING_HEADERS:
+            raise ConfigError(f"{key}.headers: {name} is set by the agent alone: it says which request this is")
     for name, value in action.headers.items():
         if name.lower() in _SECRET_HEADERS:
             raise ConfigError(f"{key}.headers.{name}: expected it under header_files: agent.yaml holds no secrets")

@@ -152,7 +152,8 @@ def test_a_dry_run_says_what_it_would_have_done(tmp_path: Path) -> None:
 def test_a_stream_whose_name_has_line_ends_stays_one_line(tmp_path: Path) -> None:
     with file_action(tmp_path) as acting:
         acting.submit(alert(1, "a\nb"))
-    assert lines(tmp_path) == ["a-1 a b"]
+        acting.submit(alert(2, "\x1b[2Ja\0"))
+    assert lines(tmp_path) == ["a-1 a b", "a-2  [2Ja "]
 
 
 def test_a_link_on_the_way_leads_no_line_out_of_the_folder_that_is_allowed(tmp_path: Path) -> None:
@@ -207,7 +208,10 @@ def test_a_program_gets_its_arguments_and_payload_and_nothing_of_the_agents_envi
 
 
 def test_a_failing_program_is_said_with_its_last_words_and_one_argument_is_no_option(tmp_path: Path) -> None:
-    with run_shell(tmp_path, "echo out of paper >&2; exit 3", "{stream}") as acting:
+    with run_shell(tmp_path, "printf '\\033[2J' >&2; exit 3") as acting:
+        acting.submit(alert(1))
+        assert acting.detail == "failed: /bin/sh ended with exit code 3: ?[2J"
+    with run_shell(tmp_path / "2", "echo out of paper >&2; exit 3", "{stream}") as acting:
         assert acting.submit(alert(1)) == {"failed": 1}
         assert acting.detail == "failed: /bin/sh ended with exit code 3: out of paper"
         acting.submit(alert(2, "--delete"))
@@ -295,6 +299,25 @@ def test_a_hung_action_holds_up_nobody_and_what_is_too_much_is_dropped(tmp_path:
         assert acting.outcomes["dropped"] >= 198
 
 
+@pytest.mark.parametrize(
+    ("word", "stream", "said"),
+    [
+        ("{stream}", "a\nb", "would have control characters"),
+        ("{stream}", "a\0b", "would have control characters"),
+        ("{stream}", "a\u2028b", "would have control characters"),
+        ("/var/spool/{stream}", "../../etc/passwd", "would lead out of its folder"),
+        ("/var/spool/{stream}/x", "..", "would lead out of its folder"),
+    ],
+)
+def test_what_a_stream_is_called_leads_an_argument_nowhere_else(
+    tmp_path: Path, word: str, stream: str, said: str
+) -> None:
+    with run_shell(tmp_path, f"echo ran > {tmp_path}/out", word) as acting:
+        assert acting.submit(alert(1, stream)) == {"failed": 1}
+        assert said in acting.detail
+    assert lines(tmp_path) == []
+
+
 # ── a web server ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -350,6 +373,24 @@ def test_a_webhook_carries_payload_key_and_the_secret_from_its_file(tmp_path: Pa
     ((_, headers, body),) = seen
     assert body == b'{"text":"a\\"b"}'
     assert (headers["authorization"], headers["idempotency-key"]) == ("Bearer t0ken", "a-1-open-critical")
+
+
+def test_a_secret_that_is_no_header_is_not_shown_and_nothing_is_sent(tmp_path: Path, hooks: Any) -> None:
+    url, seen = hooks
+    (tmp_path / "secret").write_text("Bearer t0ken€\n")
+    with hook(tmp_path, f"{url}/200", header_files={"Authorization": str(tmp_path / "secret")}) as acting:
+        assert acting.submit(alert(1)) == {"failed": 1}
+        assert "header_files.Authorization" in acting.detail
+        assert "t0ken" not in acting.detail
+    assert seen == []
+
+
+def test_a_header_that_is_written_otherwise_takes_the_place_of_the_agents_own(tmp_path: Path, hooks: Any) -> None:
+    url, seen = hooks
+    with hook(tmp_path, f"{url}/200", headers={"content-TYPE": "application/x-plant"}) as acting:
+        acting.submit(alert(1))
+    ((_, headers, _),) = seen
+    assert headers["content-type"] == "application/x-plant"
 
 
 @pytest.mark.parametrize(("path", "said"), [("429", "429 Too Many Requests"), ("500", "500"), ("302", "302 Found")])
@@ -436,6 +477,14 @@ def listen(broker: Broker, got: list[tuple[str, bytes]]) -> Client:
         (
             {"type": "webhook", "url": "https://h.x", "headers": {"Authorization": "x"}},
             r"headers.Authorization: expected it under header_files",
+        ),
+        (
+            {"type": "webhook", "url": "https://h.x", "headers": {"Host": "internal.x"}},
+            r"headers: Host is set by the agent alone",
+        ),
+        (
+            {"type": "exec", "command": ["/bin/bash", "-lc", "echo {stream}"]},
+            r"actions\[0\].command\[2\]: expected a script without fields",
         ),
         (
             {"type": "mqtt", "url": "mqtt://b", "topic": "a/#"},

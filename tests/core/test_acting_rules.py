@@ -126,6 +126,8 @@ def test_anything_but_a_known_field_in_braces_is_refused(text: str) -> None:
         ({"type": "webhook", "url": "https://h.x"}, Reach(kind="webhook", url="https://h.x"), True),
         ({"type": "webhook", "url": "https://h.x/a"}, Reach(kind="webhook", url="https://h.x/a/%2E%2e/b"), False),
         ({"type": "webhook", "url": "https://h.x/a"}, Reach(kind="webhook", url="https://h.x@e.x/a"), False),
+        ({"type": "webhook", "url": "https://h.x/a"}, Reach(kind="webhook", url="https://h.x/a/%252e%252e/b"), False),
+        ({"type": "webhook", "url": "https://k.x/a"}, Reach(kind="webhook", url="https://\u212a.x/a"), False),
         ({"type": "webhook", "url": "nonsense"}, Reach(kind="webhook", url="nonsense"), False),
         ({"type": "file", "path": "/var/log/plant"}, Reach(kind="file", text="/var/log/plant/../x"), False),
         ({"type": "file", "path": "/"}, Reach(kind="file", text="/x"), True),

@@ -10,6 +10,9 @@ from edgectl_agent.actions.interface import EffectFailed, Effector
 from edgectl_agent.core.template import Payload, Values
 from edgectl_agent.linefile import Lines
 
+_CONTROL = bytes(0x20 if c < 0x20 or c == 0x7F else c for c in range(256))
+"""A terminal that shows the file must not be steered by what a stream is called."""
+
 
 class FileEffector(Effector):
     """See the module."""
@@ -27,4 +30,5 @@ class FileEffector(Effector):
             raise EffectFailed(f"{self._lines.path} cannot be written: {e.strerror or e}") from e
 
     def _line(self, values: Values) -> bytes:
-        return b" ".join(self._payload.render(values).splitlines()) + b"\n"
+        line = b" ".join(self._payload.render(values).splitlines())
+        return line.translate(_CONTROL) + b"\n"

@@ -14,7 +14,7 @@ from edgectl_agent.action_config import MqttAction
 from edgectl_agent.actions.interface import EffectFailed, Effector, EffectUnknown
 from edgectl_agent.connection import host_and_port
 from edgectl_agent.core.errors import ConfigError
-from edgectl_agent.core.template import Payload, Template, Values
+from edgectl_agent.core.template import Payload, Template, Values, control
 from edgectl_agent.core.topics import MAX_TOPIC_BYTES
 from edgectl_agent.secretfile import first_line
 from edgectl_agent.tls import calling
@@ -73,7 +73,7 @@ class MqttEffector(Effector):
         topic = self._topic.render(values)
         if any(c in topic for c in "+#"):
             raise EffectFailed(f"expected a topic without wildcards, found {topic!r}")
-        if not topic or not topic.isprintable() or len(topic.encode()) > MAX_TOPIC_BYTES:  # brokers hang up at them
+        if not topic or control(topic) or len(topic.encode()) > MAX_TOPIC_BYTES:  # brokers hang up at them
             found = f"{topic[:_SHOWN]!r}{'…' if len(topic) > _SHOWN else ''}"
             raise EffectFailed(f"expected a topic of at most {MAX_TOPIC_BYTES} printable bytes, found {found}")
         if topic.startswith("$") and not self._topic.fixed.startswith("$"):

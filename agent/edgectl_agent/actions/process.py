@@ -14,7 +14,7 @@ from pathlib import Path
 from edgectl_agent.action_config import ExecAction
 from edgectl_agent.actions.interface import EffectFailed, Effector
 from edgectl_agent.actions.program import sealed
-from edgectl_agent.core.template import Payload, Template, Values
+from edgectl_agent.core.template import Payload, Template, Values, control
 from edgectl_agent.core.units import size_bytes
 
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -90,11 +90,16 @@ class ExecEffector(Effector):
         return process
 
     def _arguments(self, values: Values) -> list[str]:
-        """What a reading brought must not look like an option of the program."""
+        """What a reading brought must not look like an option of the program, end a line, or lead out of a folder."""
         found = [word.render(values) for word in self._words]
         for word, text in zip(self._words, found, strict=True):
-            if "\0" in text or (text.startswith("-") and not word.fixed.startswith("-")):
+            if text.startswith("-") and not word.fixed.startswith("-"):
                 raise EffectFailed(f"the argument {text!r} would be an option of {self._path}")
+            brought = word.brought(values)
+            if control(brought):
+                raise EffectFailed(f"the argument {text[:_SAID]!r} would have control characters")
+            if brought and ".." in text.split("/") and ".." not in word.text.split("/"):
+                raise EffectFailed(f"the argument {text[:_SAID]!r} would lead out of its folder")
         return found
 
 

@@ -33,11 +33,12 @@ from edgectl_agent.core.allowed import ExecRule, Rule, covering
 from edgectl_agent.core.errors import StorageError
 from edgectl_agent.core.gate import decide
 from edgectl_agent.core.messages import ActionStatus, Alert
-from edgectl_agent.core.template import values_of
+from edgectl_agent.core.template import control, values_of
 from edgectl_agent.logs import note, warn
 
 _WAITING = 100
 _MOST_STREAMS = 10_000
+_MOST_SAID = 500
 _FAREWELL_S = 5.0
 _ABORT_S = 2.0
 
@@ -233,6 +234,7 @@ class Responder:
         return self._conclude(key, "ok", "", alert.stream)
 
     def _conclude(self, key: tuple[str, str, str], outcome: str, detail: str, stream: str) -> None:
+        detail = _shown(detail)
         try:
             self._journal.add(Line(key, outcome, self._clock(), stream, detail=detail))
         except StorageError as e:
@@ -257,3 +259,9 @@ class Responder:
             self._outcomes[outcome] += 1
             self._failing, self._detail = self._failing + 1, f"{outcome}: {detail}"
         warn("action", action=self.name, outcome=outcome, alert=alert, message=detail)
+
+
+def _shown(detail: str) -> str:
+    """Other sides say what they want, as long as they want: it goes into the status, reports and a terminal."""
+    text = "".join("?" if control(c) else c for c in " ".join(detail.split()))
+    return text if len(text) <= _MOST_SAID else f"{text[: _MOST_SAID - 1]}…"

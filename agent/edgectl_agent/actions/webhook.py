@@ -29,12 +29,9 @@ class WebhookEffector(Effector):
         return f"{self._config.method} {self._config.url}: {self._payload.render(values).decode()}"
 
     def run(self, values: Values, key: str, allowed: frozenset[str]) -> None:
-        config = self._config
-        headers = {"Content-Type": "application/json" if self._payload.text is None else "text/plain; charset=utf-8"}
-        headers |= {"User-Agent": "edgectl-agent", **config.headers, config.idempotency_header: key}
-        sent = False
+        config, payload, sent = self._config, self._payload.render(values), False
         try:
-            headers |= {h: first_line(f, f"{self._key}.header_files.{h}") for h, f in config.header_files.items()}
+            headers = self._headers(key)
             connection = self._connection = self._open()
             end = threading.Timer(config.timeout_s, self.abort)  # a server may send one byte after the other, for ever
             end.daemon = True
@@ -43,7 +40,7 @@ class WebhookEffector(Effector):
                 connection.connect()
                 sent = True
                 target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
-                connection.request(config.method, target, self._payload.render(values), headers)
+                connection.request(config.method, target, payload, headers)
                 answer = connection.getresponse()
                 status, reason = answer.status, answer.reason
             finally:
@@ -66,6 +63,20 @@ class WebhookEffector(Effector):
         if connection is not None and connection.sock is not None:
             with suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def _headers(self, key: str) -> dict[str, str]:
+        """Each name once, however it is written. Raises `ConfigError`, in which no secret stands."""
+        config = self._config
+        kind = "application/json" if self._payload.text is None else "text/plain; charset=utf-8"
+        found = {"content-type": kind, "user-agent": "edgectl-agent"}
+        found |= {name.lower(): value for name, value in config.headers.items()}
+        found[config.idempotency_header.lower()] = key
+        for name, path in config.header_files.items():
+            where = f"{self._key}.header_files.{name}"
+            found[name.lower()] = secret = first_line(path, where)
+            if any(not " " <= c <= "~" for c in secret):
+                raise ConfigError(f"{where}: {path}: expected one line of ASCII")
+        return found
 
     def _open(self) -> http.client.HTTPConnection:
         host, port, timeout_s = self._url.hostname or "", self._url.port, self._config.timeout_s

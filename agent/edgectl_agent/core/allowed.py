@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -16,7 +17,9 @@ from edgectl_agent.core.topics import filter_problem
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Path = Annotated[str, msgspec.Meta(pattern=r"^/")]
-_URL = re.compile(r"([a-z]+)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
+_URL = re.compile(
+    r"([a-z]+)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE | re.ASCII
+)
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "http": 80, "https": 443}
 
 
@@ -58,7 +61,7 @@ class WebhookRule(_Rule, frozen=True, kw_only=True, tag="webhook"):
     def covers(self, reach: Reach) -> bool:
         server, path, query = _split(self.url)
         wanted, below, asked = _split(reach.url)
-        plain = ".." not in below and "%2e" not in below.lower()  # a server may follow them upwards
+        plain = ".." not in _unquoted(below)  # a server may follow them upwards
         same = bool(server) and server == wanted and query in ("*", asked)
         return plain and same and _below(below.rstrip("/"), path.rstrip("/"))
 
@@ -125,6 +128,13 @@ def _split(url: str) -> tuple[str, str, str]:
     scheme, host, port, path, query = found.groups()
     server = f"{scheme}://{host}:{int(port) if port else _PORTS.get(scheme.lower(), 0)}".lower()
     return server, path or "/", query or ""
+
+
+def _unquoted(path: str) -> str:
+    """However often it was quoted: servers behind each other take one layer each."""
+    while (plain := unquote(path)) != path:
+        path = plain
+    return path
 
 
 def _below(text: str, folder: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from string import Formatter
+from unicodedata import category
 
 import msgspec
 
@@ -31,6 +32,11 @@ def values_of(alert: Alert) -> dict[str, Value]:
     found = {name: getattr(alert, name) for name in FIELDS if name in Alert.__struct_fields__}
     times = {"onset": iso(alert.onset_ns), "time": iso(alert.changed_ns), "raised": iso(alert.raised_ns)}
     return found | times | {"channels": ",".join(c.feature for c in alert.contributions)}
+
+
+def control(text: str) -> bool:
+    """Whether it holds what ends lines or steers terminals and brokers, or is no text at all."""
+    return any(category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +66,17 @@ class Template:
         return "".join(before for before, _ in known) + next((before for before, field in self.parts if field), "")
 
     @property
+    def text(self) -> str:
+        """As it was written, its fields' names in braces."""
+        return "".join(f"{before}{{{field}}}" if field else before for before, field in self.parts)
+
+    @property
     def constant(self) -> bool:
         return not any(field for _, field in self.parts)
+
+    def brought(self, values: Values) -> str:
+        """Only what the alert puts in."""
+        return "".join(str(values[field]) for _, field in self.parts if field)
 
     def render(self, values: Values) -> str:
         return "".join(f"{before}{values[field] if field else ''}" for before, field in self.parts)
