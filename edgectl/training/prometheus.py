@@ -41,6 +41,8 @@ MAX_POINTS = 11_000
 """Per series and answer, as Prometheus has it."""
 MAX_SERIES = 10_000
 MAX_VALUES = 50_000_000
+MAX_BYTES = 1 << 30
+"""Of one answer, unpacked."""
 MAX_CELLS = 100_000_000
 """Rows times channels."""
 _TIMEOUT_S = 120.0
@@ -232,7 +234,8 @@ def _ask(http: httpx.Client, asked: Range, query: str, first_ns: int, last_ns: i
     times = {"start": first_ns, "end": last_ns, "step": asked.step_ns}
     form = {"query": query, **{key: f"{ns / 1e9:.3f}" for key, ns in times.items()}}
     try:
-        answer = http.post(f"{asked.base}/api/v1/query_range", data=form)
+        with http.stream("POST", f"{asked.base}/api/v1/query_range", data=form) as answer:
+            content = _content(asked, answer)
     except (httpx.HTTPError, httpx.InvalidURL) as e:
         raise PrometheusError(f"{asked.shown} does not answer: {e or type(e).__name__}", hint="try again") from e
     if answer.status_code in (401, 403):
@@ -241,7 +244,7 @@ def _ask(http: httpx.Client, asked: Range, query: str, first_ns: int, last_ns: i
             hint=_LOGIN,
         )
     try:
-        found = msgspec.json.decode(answer.content, type=_Answer)
+        found = msgspec.json.decode(content, type=_Answer)
     except UNREADABLE as e:
         if answer.status_code >= 500:
             raise PrometheusError(f"{asked.shown}: HTTP {answer.status_code}", hint="try again") from e
@@ -254,6 +257,19 @@ def _ask(http: httpx.Client, asked: Range, query: str, first_ns: int, last_ns: i
             hint="select fewer by labels in the query",
         )
     return found.data.result
+
+
+def _content(asked: Range, answer: httpx.Response) -> bytes:
+    """Unpacked; whatever answers must not fill the memory. Raises `ConfigError`, `httpx.HTTPError`."""
+    content = bytearray()
+    for piece in answer.iter_bytes():
+        content += piece
+        if len(content) > MAX_BYTES:
+            raise ConfigError(
+                f"{asked.shown}: an answer of more than {MAX_BYTES:,} bytes",
+                hint="ask for a larger step, a shorter range, or fewer series by labels in the query",
+            )
+    return bytes(content)
 
 
 def _points(one: _Series) -> tuple[_Times, _Values]:

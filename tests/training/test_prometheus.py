@@ -113,6 +113,15 @@ def test_a_login_comes_from_the_environment_and_is_asked_for(server: Prometheus,
         fetch(parse(f"{server.url}?query=vib", START_S * 10**9), recipe, {})
 
 
+@pytest.mark.needs("prometheus")
+def test_an_answer_that_does_not_end_is_left_before_it_fills_the_memory(
+    server: Prometheus, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prometheus, "MAX_BYTES", 1000)
+    with pytest.raises(ConfigError, match="an answer of more than 1,000 bytes → ask for a larger step"):
+        asked(server, recipe, "query=vib")
+
+
 def test_a_server_that_does_not_answer_is_a_temporary_failure(recipe: Recipe) -> None:
     with pytest.raises(PrometheusError, match=r"http://127.0.0.1:1 does not answer: .* → try again") as found:
         fetch(parse("prom+http://127.0.0.1:1?query=vib", 10**18), recipe, {})
