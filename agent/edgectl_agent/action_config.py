@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Annotated, Literal
 
 import msgspec
@@ -26,6 +27,8 @@ _SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key"
 _FRAMING_HEADERS = ("host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect",
                     "x-original-url", "x-rewrite-url", "x-http-method-override")  # fmt: skip
 """They would have a server take the request for another one than the signed rule covers."""
+_OWN = ("actions", "agent.lock", "api.json", "dead-letters", "ingest.token", "outbox", "recordings", "slots",
+        "snapshots", "spool", "trust")  # fmt: skip
 _SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh", "fish", "busybox")
 _RATE = re.compile(r"(\d{1,5})/(\d*)([a-z]+)")
 
@@ -179,6 +182,22 @@ def check_actions(actions: Sequence[ActionConfig]) -> None:
             raise ConfigError(f"actions[{i}].name: {called[i]!r} is there twice")
         if not isinstance(action, LogAction):
             _check_effect(f"actions[{i}]", action)
+
+
+def check_beside(actions: Sequence[ActionConfig], folder: str) -> None:
+    """A line in one of the agent's own files below its data folder would spoil what it trusts or remembers.
+
+    Raises `ConfigError` that begins with the key.
+    """
+    for i, action in enumerate(actions):
+        if not isinstance(action, LogAction | FileAction) or not action.path:
+            continue
+        path = PurePosixPath(normpath(action.path))
+        if not path.is_relative_to(normpath(folder)):
+            continue
+        first = path.relative_to(normpath(folder)).parts[:1]
+        if not first or first[0] in _OWN or first[0].startswith("agent.log"):
+            raise ConfigError(f"actions[{i}].path: expected a file that is not the agent's own, found {str(path)!r}")
 
 
 def _check_effect(key: str, action: EffectConfig) -> None:

@@ -470,6 +470,14 @@ def listen(broker: Broker, got: list[tuple[str, bytes]]) -> Client:
         ({"type": "exec", "command": ["slow-feed"]}, r"actions\[0\].command\[0\]: expected an absolute path"),
         ({"type": "exec", "command": ["/x", "{strem}"]}, r"actions\[0\].command\[1\]: expected one of the fields"),
         ({"type": "file", "path": "/var/../etc/x"}, r"actions\[0\].path: expected an absolute path without"),
+        (
+            {"type": "file", "path": "/d/trust/floor.json"},
+            r"actions\[0\].path: expected a file that is not the agent's",
+        ),
+        (
+            {"type": "log", "path": "/d/x/../actions/exec.jsonl"},
+            r"actions\[0\].path: expected a file that is not the agent's",
+        ),
         ({"type": "file", "path": "/x", "rate": "10"}, r"actions\[0\].rate: expected a rate such as 10/1m"),
         ({"type": "file", "path": "/x", "cooldown": "soon"}, r"actions\[0\].cooldown: expected a duration"),
         ({"type": "webhook", "url": "http://h.x/a"}, r"actions\[0\].url: expected https"),

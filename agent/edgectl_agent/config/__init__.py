@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgectl_agent import yamlfile
-from edgectl_agent.action_config import ActionConfig, LogAction, check_actions, check_quantity
+from edgectl_agent.action_config import ActionConfig, LogAction, check_actions, check_beside, check_quantity
 from edgectl_agent.config.asked import HOST_CHANNELS, HostMetricsConfig, OpcuaConfig
 from edgectl_agent.config.brokers import KafkaConfig, MqttConfig, Sasl
 from edgectl_agent.config.files import (
@@ -187,6 +187,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name, source in self.sources.items():
             check_source(f"sources.{name}", source)
         check_actions(self.actions)
+        check_beside(self.actions, self.data_dir)
         if self.repository is not None:
             _check_url("repository.url", self.repository.url, secret=False)
         if self.uplink is not None:
