@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
-from urllib.parse import unquote
 
 import msgspec
 
@@ -20,6 +19,7 @@ Path = Annotated[str, msgspec.Meta(pattern=r"^/")]
 _URL = re.compile(
     r"([a-z]+)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE | re.ASCII
 )
+_QUOTED = re.compile("%([0-9a-fA-F]{2})")
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "http": 80, "https": 443}
 
 
@@ -132,7 +132,7 @@ def _split(url: str) -> tuple[str, str, str]:
 
 def _unquoted(path: str) -> str:
     """However often it was quoted: servers behind each other take one layer each."""
-    while (plain := unquote(path)) != path:
+    while (plain := _QUOTED.sub(lambda found: chr(int(found[1], 16)), path)) != path:
         path = plain
     return path
 
