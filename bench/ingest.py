@@ -48,7 +48,8 @@ def ours(told: Connection) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(folder) / "tokens"
         tokens.write_text("secret\n")
-        door = Listener(Ingest({"s": source}, Tokens(tokens), 4_000_000).app(), "127.0.0.1:0", "ingest")
+        found = Ingest({"s": source}, Tokens(tokens), 4_000_000)
+        door = Listener(found.app(), "127.0.0.1:0", "ingest", protocol=found.protocol)
         url = door.bind()
         door.start()
         told.send(url)

@@ -64,5 +64,6 @@ def _ingest(config: Config, runtime: Runtime) -> Listener:
     path = Path(said.token_file or config.folder / "ingest.token")
     if not said.token_file and not path.exists():
         write_file(path, f"{secrets.token_urlsafe(32)}\n".encode(), contact.mode_in(config.folder))
-    app = Ingest(runtime.intakes, Tokens(path), size_bytes(said.max_body)).app()
-    return Listener(app, said.listen, "ingest", None if said.tls is None else tls.listening(said.tls, "ingest"))
+    found = Ingest(runtime.intakes, Tokens(path), size_bytes(said.max_body))
+    secured = None if said.tls is None else tls.listening(said.tls, "ingest")
+    return Listener(found.app(), said.listen, "ingest", secured, found.protocol)

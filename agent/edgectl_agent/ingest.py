@@ -13,7 +13,6 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,16 +22,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgectl_agent.api import error, no_such_call
-from edgectl_agent.core.errors import ConfigError, UsageError
+from edgectl_agent.core.errors import ConfigError, EdgeError, UsageError
 from edgectl_agent.core.foreign import UNREADABLE
-from edgectl_agent.listener import body_parts, discard
+from edgectl_agent.listener import Patient, body_parts, discard
 from edgectl_agent.logs import warn
+from edgectl_agent.shortcut import LARGEST, Answer, Head, shortcut
 from edgectl_agent.sources.http import HttpSource, NotTaken, QueueFull
 from edgectl_agent.sources.payloads import elements
 
 RETRY_AFTER_S = 1
 _JSON = ("application/json",)
 _LINES = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines")
+_MEDIA_TYPE = "application/json"
+_CONTENT_TYPE = (b"content-type", _MEDIA_TYPE.encode())
 _STATUS = {"oversized": 413, "slow": 408, "media-type": 415, "no-such-source": 404}
 
 
@@ -86,30 +88,41 @@ class Ingest:
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: no_such_call})
 
+    @property
+    def protocol(self) -> type[Patient]:
+        """For the listener that serves `app`."""
+        return shortcut(self.respond, min(LARGEST, self._max_body))
+
     async def _live(self, request: Request) -> Response:
-        return _json({"live": True}, 200)
+        return Response(b'{"live":true}', 200, media_type=_MEDIA_TYPE)
 
     async def _readings(self, request: Request) -> Response:
         if not self._tokens.accept(request.headers.get("authorization", "")):
             await discard(request, self._max_body)
-            return error(401, "the token is missing or wrong → it is in the node's ingest.token_file", "unauthorized")
+            return _unauthorized()
         read = False
         try:
             source = self._source(request.query_params.get("source", ""))
             kind, packed = form(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
             read = True
             body = b"".join([part async for part in body_parts(request, self._max_body)])
-            text = unpack(body, self._max_body) if packed else body
-            taken = source.offer(split(text, kind, source.room))
-        except QueueFull as e:
-            answer = error(503 if e.reason == "stopping" else 429, str(e), e.reason)
-            answer.headers["retry-after"] = str(RETRY_AFTER_S)
-            return answer
-        except (NotTaken, UsageError) as e:
+            taken = _taken(source, unpack(body, self._max_body) if packed else body, kind)
+        except (QueueFull, NotTaken, UsageError) as e:
             if not read:
                 await discard(request, self._max_body)
-            return error(_STATUS.get(e.reason, 400), str(e), e.reason)
-        return _json({"accepted": taken.accepted, "rejected": taken.rejected}, 202)
+            return _refused(e)
+        return Response(taken, 202, media_type=_MEDIA_TYPE)
+
+    def respond(self, head: Head, body: bytes) -> Answer:
+        """The answer to a request that `shortcut` took."""
+        refused = None if self._tokens.accept(head.authorization) else _unauthorized()
+        if refused is None:
+            try:
+                taken = _taken(self._source(head.source), body, form(head.content_type, "")[0])
+                return Answer(202, (_CONTENT_TYPE, (b"content-length", b"%d" % len(taken))), taken)
+            except (QueueFull, NotTaken, UsageError) as e:
+                refused = _refused(e)
+        return Answer(refused.status_code, refused.raw_headers, bytes(refused.body))
 
     def _source(self, name: str) -> HttpSource:
         known = ", ".join(self._intakes)
@@ -119,6 +132,24 @@ class Ingest:
         if found is None:
             raise UsageError(f"no source is called {name[:64]!r}, known are: {known}", reason="no-such-source")
         return found
+
+
+def _taken(source: HttpSource, text: bytes, kind: str) -> bytes:
+    """Let the source take a body's records. Returns the answer's body. Raises as `HttpSource.offer` and `split` do."""
+    taken = source.offer(split(text, kind, source.room))
+    return msgspec.json.encode({"accepted": taken.accepted, "rejected": taken.rejected})
+
+
+def _unauthorized() -> Response:
+    return error(401, "the token is missing or wrong → it is in the node's ingest.token_file", "unauthorized")
+
+
+def _refused(why: EdgeError) -> Response:
+    if not isinstance(why, QueueFull):
+        return error(_STATUS.get(why.reason, 400), str(why), why.reason)
+    answer = error(503 if why.reason == "stopping" else 429, str(why), why.reason)
+    answer.headers["retry-after"] = str(RETRY_AFTER_S)
+    return answer
 
 
 def form(content_type: str, encoding: str) -> tuple[str, bool]:
@@ -181,7 +212,3 @@ def split(text: bytes, kind: str, most: int) -> Sequence[bytes]:
 
 def _too_many(most: int) -> UsageError:
     return UsageError(f"the body has far more records than this source's queue holds, {most}", reason="oversized")
-
-
-def _json(value: dict[str, Any], status: int) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")

@@ -34,14 +34,21 @@ _TICK_S = 1.0
 
 
 class Listener:
-    """Serves `app` on `listen`; `key` is the setting that messages name."""
+    """Serves `app` on `listen`; `key` is the setting that messages name. `protocol` may answer some requests itself."""
 
-    def __init__(self, app: ASGIApp, listen: str, key: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listen: str,
+        key: str,
+        tls: ssl.SSLContext | None = None,
+        protocol: type[Patient] | None = None,
+    ) -> None:
         self._listen, self._key, self._tls = listen, key, tls
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=_Patient,
+            http=protocol or Patient,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -124,7 +131,7 @@ class Quiet(H11Protocol):
             self.transport.close()
 
 
-class _Patient(Quiet):
+class Patient(Quiet):
     """Patient for `HEAD_S`: uvicorn itself waits for ever for the head of a request."""
 
     _timer: asyncio.TimerHandle | None = None

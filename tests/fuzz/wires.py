@@ -9,7 +9,7 @@ from typing import Any
 
 from edgectl_agent.config import HttpConfig
 from edgectl_agent.ingest import Ingest, Tokens
-from edgectl_agent.listener import Listener, _Patient
+from edgectl_agent.listener import Listener
 from edgectl_agent.sources.http import HttpSource
 from edgectl_agent.sources.mqtt_link import _Client
 from edgectl_agent.sources.mqtt_socket import Buffered, Malformed, Trimmer
@@ -159,14 +159,15 @@ def _requests() -> Target:
     (folder / "tokens").write_text("secret\n")
     source = HttpSource(HttpConfig(stream="s", time="ts", channels={"a": "a"}, queue=100))
     ingest = Ingest({"press": source}, Tokens(folder / "tokens"), 4096)
-    config = Listener(ingest.app(), "127.0.0.1:0", "ingest")._server.config
+    made = ingest.protocol
+    config = Listener(ingest.app(), "127.0.0.1:0", "ingest", protocol=made)._server.config
     config.load()
     loop = asyncio.new_event_loop()
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
     async def served(data: bytes) -> bytes:
         transport, state = _Transport(), ServerState()
-        protocol = _Patient(config, state, {}, loop)
+        protocol = made(config, state, {}, loop)
         protocol.connection_made(transport)
         half = len(data) // 2
         for part in (data[:half], data[half:]):
