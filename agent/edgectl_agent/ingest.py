@@ -43,13 +43,13 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         """Raises `ConfigError` if there is no token."""
-        self._path = path
+        self._path, self._place = path, str(path)
         self._seen, self._tokens = self._read()
 
     def accept(self, header: str) -> bool:
         """Whether an ``Authorization`` header carries one of them; takes the same time whichever is wrong."""
         try:
-            if _stamp(self._path) != self._seen:
+            if _stamp(self._place) != self._seen:
                 self._seen, self._tokens = self._read()
         except (ConfigError, OSError) as e:
             warn("tokens-not-taken", message=str(e))  # the old ones hold
@@ -70,7 +70,7 @@ class Tokens:
         return stamp, found
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path | str) -> tuple[int, int]:
     found = os.stat(path)
     return found.st_mtime_ns, found.st_ino
 

@@ -128,11 +128,10 @@ class Runtime:
         self._stopping = False
         for feed in self._feeds.values():
             feed.source.on_arrival = partial(self._arrived, feed.source)
-        self._tell = all(feed.source.tells for feed in self._feeds.values())
-        self._idle_s = _LOOK_S if self._tell else min(config.idle_s, _PUBLISH_IDLE_S)
-        self._gathered = all(feed.source.gathers for feed in self._feeds.values())
         self._arrival = self._sleeping = False
         self._arrived_s = 0.0
+        self._brought_s = -math.inf
+        """When the last turn began that read something."""
         self._snapshot_at_s = self._published_s = self._asked_s = self._flush_at_s = -math.inf
         self._closed = self._moved = self._news = False
         self._snapshot_failure = ""
@@ -172,17 +171,37 @@ class Runtime:
 
     def _pause(self, brought: int, began_s: float) -> None:
         """Until there is something to do again; see `core.pacing`."""
-        if brought >= MANY or (brought and not self._gathered and not self._gather(began_s)):
+        if brought >= MANY:
+            return
+        if brought:
+            self._brought_s = began_s
+        feeds = self._feeds.values()
+        # What was not asked, because it has to wait, would say again and again that it has something.
+        tell = all(f.source.tells and (f.source.descriptor is None or f.polled_s >= began_s) for f in feeds)
+        ears = tuple(d for feed in feeds if (d := feed.source.descriptor) is not None) if tell else ()
+        gathered = tell and all(feed.source.gathers or feed.source.descriptor is not None for feed in feeds)
+        if brought and not gathered and not self._gather(began_s, tell):
             return
         self._sleeping = True
         if not self._arrival:  # else it came before anybody could know that it has to wake
-            self._wake.wait(self._idle_s)
+            if ears:
+                self._listen(ears, gathered)
+            else:
+                self._wake.wait(_LOOK_S if tell else min(self._config.idle_s, _PUBLISH_IDLE_S))
         self._sleeping = False
 
-    def _gather(self, began_s: float) -> bool:
+    def _listen(self, ears: tuple[int, ...], gathered: bool) -> None:
+        """Until one of these is readable; what comes one after the other then gathers, if it has not."""
+        longest_s = self._config.idle_s
+        more = any(feed.behind for feed in self._feeds.values())
+        heard = self._wake.listen(min(longest_s, _LOOK_S) if more else _LOOK_S, ears)
+        if heard and gathered and self._monotonic() - self._brought_s < 2 * longest_s:
+            self._wake.wait(longest_s)
+
+    def _gather(self, began_s: float, tell: bool) -> bool:
         """Let readings that come one after the other gather. Returns whether none came."""
         longest_s = self._config.idle_s
-        if self._wake.wait(left_s(began_s, self._monotonic(), longest_s)) or not self._tell:
+        if self._wake.wait(left_s(began_s, self._monotonic(), longest_s)) or not tell:
             return False
         if self._arrival:
             self._wake.wait(left_s(self._arrived_s, self._monotonic(), longest_s))

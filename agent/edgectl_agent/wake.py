@@ -14,12 +14,15 @@ from contextlib import suppress
 class Wake:
     """`set` from anywhere; `wait` from one thread. It has two descriptors until `close`."""
 
+    _listened: tuple[int, ...]
+
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._reader, select.POLLIN)
+        self._ears, self._listened = self._poll, ()
 
     def set(self) -> None:
         """Let the present wait, or else the next one, end at once."""
@@ -32,6 +35,17 @@ class Wake:
         if woken:
             self.clear()
         return woken
+
+    def listen(self, timeout_s: float, descriptors: tuple[int, ...]) -> bool:
+        """As `wait`, or until one of these is readable. Returns whether one is; it stays so."""
+        if descriptors != self._listened:
+            self._listened, self._ears = descriptors, select.poll()
+            for descriptor in (self._reader.fileno(), *descriptors):
+                self._ears.register(descriptor, select.POLLIN)
+        ready = {descriptor for descriptor, _ in self._ears.poll(timeout_s * 1000)}
+        if self._reader.fileno() in ready:
+            self.clear()
+        return not ready.isdisjoint(descriptors)
 
     def clear(self) -> None:
         """Forget what was set."""

@@ -122,12 +122,14 @@ def times(raw: Sequence[Time], zone: tzinfo, why: Reasons) -> Int64:
         decimals = _decimals(raw) if isinstance(raw[0], str) else None
         if decimals is not None:
             return _decimal_ns(*decimals, why)
-    known = {cell: _time(cell, zone) for cell in dict.fromkeys(raw)}
-    if None in known.values():
-        for i, cell in enumerate(raw):
-            if known[cell] is None:
-                why[i] = why[i] or "bad-time"
-    return np.fromiter((known[cell] or 0 for cell in raw), np.int64, len(raw))
+        known = {cell: _time(cell, zone) for cell in dict.fromkeys(raw)}
+        found = [known[cell] for cell in raw]
+    else:
+        found = [_time(cell, zone) for cell in raw]
+    for i, one in enumerate(found):
+        if one is None:
+            why[i] = why[i] or "bad-time"
+    return np.array([one or 0 for one in found], np.int64)
 
 
 def _whole(raw: Sequence[Time]) -> Int64 | None:

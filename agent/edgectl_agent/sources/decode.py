@@ -52,7 +52,6 @@ class Rejected(Counter[str]):
     """How many records were refused, by reason, and some of them."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.samples: list[Sample] = []
 
     def add(self, reason: str, record: bytes) -> None:

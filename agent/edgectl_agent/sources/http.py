@@ -73,11 +73,12 @@ class HttpSource(Source):
             NotTaken: none is a reading (the message says where the first one fails and why; they are counted), or they
                 are more than the queue holds when it is empty.
         """
-        fitting = [record if len(record) <= MAX_LINE_BYTES else b"" for record in records]
-        found = self._decoder.decode(fitting)
-        rejected = Counter(found.rejected)
         too_long = [record for record in records if len(record) > MAX_LINE_BYTES]
-        rejected["too-long"] += len(too_long)
+        fitting = [record if len(record) <= MAX_LINE_BYTES else b"" for record in records] if too_long else records
+        found = self._decoder.decode(fitting)
+        rejected = found.rejected
+        if too_long:
+            rejected = rejected | {"too-long": rejected.get("too-long", 0) + len(too_long)}
         accepted = len(found.streams)
         if accepted > self.room:
             raise NotTaken(
@@ -88,18 +89,19 @@ class HttpSource(Source):
                 raise QueueFull("the agent is stopping", reason="stopping")
             if self._waiting + accepted > self.room:
                 raise QueueFull(f"{self._waiting} readings wait to be scored, {accepted} more do not fit")
-            self._rejected.update(rejected)
-            self._samples += found.samples
-            self._samples += (Sample("too-long", one[:MAX_SAMPLE_BYTES], len(one)) for one in too_long[:1])
+            if rejected:
+                self._rejected.update(rejected)
+                self._samples += found.samples
+                self._samples += (Sample("too-long", one[:MAX_SAMPLE_BYTES], len(one)) for one in too_long[:1])
             if accepted:
-                self._queue.append(found)
+                self._queue.append(found[:] if rejected else found)  # without those, which are counted already
                 self._waiting += accepted
                 self._changed.notify()
         if not accepted:
             at, why = self._first_reject(records)
             raise NotTaken(f"record {at}: {why}" if at else "there is no record in the body", reason=why)
         self.on_arrival()
-        return Taken(accepted, dict(+rejected))
+        return Taken(accepted, rejected)
 
     def _first_reject(self, records: Sequence[bytes]) -> tuple[int, str]:
         """(number from 1, reason) of the first record that is not blank, given that none is a reading."""
@@ -122,9 +124,10 @@ class HttpSource(Source):
             if timeout_s > 0:
                 self._changed.wait_for(lambda: self._waiting or self._rejected, timeout_s)
             parts = self._take(limit)
-            rejected, self._rejected = self._rejected, Counter()
-            samples = tuple(self._samples)
-            self._samples.clear()
+            rejected, samples = self._rejected, tuple(self._samples)
+            if rejected:
+                self._rejected = Counter()
+                self._samples.clear()
         found = Records.join(parts) if parts else self._nothing
         return found.chunk({}, self._clock(), rejected, samples=samples)
 
@@ -137,7 +140,7 @@ class HttpSource(Source):
         parts = []
         while self._queue and limit > 0:
             first = self._queue[0]
-            part = first[self._at : self._at + limit]
+            part = first if not self._at and len(first) <= limit else first[self._at : self._at + limit]
             parts.append(part)
             limit -= len(part)
             self._waiting -= len(part)

@@ -89,9 +89,12 @@ class Source(ABC):
     trouble: str = ""
     """Why nothing arrives although the source is open and tries again by itself; empty while all is well."""
     tells: bool = False
-    """Whether it calls `on_arrival` for everything that a `poll` could find, so that nobody need look in between."""
+    """Whether everything that a `poll` could find is told by `on_arrival` or `descriptor`, so that nobody need look in
+    between. It may change with every `poll`."""
     gathers: bool = False
     """Whether what it tells of has gathered already, as `core.pacing` says, and is to be read at once."""
+    descriptor: int | None = None
+    """Readable when something may have arrived, until the next `poll`; in place of `on_arrival`."""
     on_arrival: Callable[[], None] = staticmethod(lambda: None)
     """Set by the runtime; called from any thread."""
 

@@ -64,7 +64,7 @@ class LineReader:
         self._seen = offset
         """Offset of the first byte not yet read from the file."""
         self._rest = b""
-        self._skipping = False
+        self._skipping = self._at_end = False
         self._ready: list[bytes] = []
         self._ends: Int64 = np.empty(0, np.int64)
         """Offset behind each line in `_ready`."""
@@ -83,7 +83,8 @@ class LineReader:
     def read(self, limit: int) -> Lines:
         """At most `limit` lines; none when no further line is complete yet. Raises OSError."""
         while len(self._ready) < limit and self._waiting_bytes < READY_BYTES and self._fill():
-            pass
+            if self._at_end:
+                break
         taken = Lines(self._ready[:limit], self._ends[:limit], self._too_long)
         self._ready, self._ends, self._too_long = self._ready[limit:], self._ends[limit:], 0
         return taken
@@ -142,7 +143,8 @@ class LineReader:
         if block[:known] != self._before:
             self.rewritten = True
             return b""
-        self._before = block[-self._guard :] if self._guard else b""
+        if self._guard:
+            self._before, self._at_end = block[-self._guard :], len(block) < known + BLOCK_BYTES
         return block[known:]
 
 

@@ -13,6 +13,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -24,6 +25,7 @@ from edgectl_agent.sources.interface import Chunk, Position, Source, SourceError
 from edgectl_agent.sources.lines import NO_LINES, LineReader, Lines, open_decoder
 from edgectl_agent.sources.log_events import EventReader
 from edgectl_agent.sources.log_lines import LogDecoder, event_reader
+from edgectl_agent.sources.notices import Notices
 from edgectl_agent.sources.rotation import (
     HEAD_BYTES,
     LAST_BYTES,
@@ -68,6 +70,9 @@ class TailSource(Source):
         self._fruitless: tuple[int, ...] = ()
         """How the folder looked when nothing followed the open file."""
         self._nothing = no_records(config)
+        self._notices: Notices | None = None
+        """Of the open file. They are enough while that is the one that has the name."""
+        self.tells = False
 
     def open(self, position: Position | None) -> None:
         self.close()
@@ -94,7 +99,10 @@ class TailSource(Source):
     def close(self) -> None:
         if self._raw is not None:
             self._raw.close()
-        self._raw = self._packed = self._reader = None
+        if self._notices is not None:
+            self._notices.close()
+        self._raw = self._packed = self._reader = self._notices = self.descriptor = None
+        self.tells = False
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,19 +124,20 @@ class TailSource(Source):
 
     def _quiet(self) -> bool:
         """Whether there is nothing new, by one look at the file: a node does this fifty times a second all its life."""
+        self.tells = False
         if self._reader is None or self._reader.ready or self._gone:
             return False
+        if self._notices is not None:
+            self._notices.clear()
         try:
             found = os.stat(self._path)
         except OSError:
             return False
+        if found.st_ino != self._mark.inode or found.st_dev != self._mark.device:
+            return False
+        self.tells = self._notices is not None
         looked_ns, self._looked_ns = self._looked_ns, found.st_mtime_ns
-        return (
-            found.st_ino == self._mark.inode
-            and found.st_dev == self._mark.device
-            and found.st_size == self._reader.seen
-            and found.st_mtime_ns == looked_ns
-        )
+        return found.st_size == self._reader.seen and found.st_mtime_ns == looked_ns
 
     def _read(self, limit: int, rejected: Counter[str]) -> Lines:
         """The next lines of this file or, when it is finished, the beginning of the one after it."""
@@ -273,6 +282,10 @@ class TailSource(Source):
         self._reader = event_reader(lines, log_of(self._config)) if self._config.format == "log" else lines
         self._mark = self._known(replace(mark, device=status.st_dev, inode=status.st_ino, offset=start), start)
         self._looked_ns, self._fruitless = 0, ()
+        if self._reader is lines and packed is None:
+            with suppress(OSError):  # it is looked at
+                self._notices = Notices(raw.fileno())
+                self.descriptor = self._notices.descriptor
         return True
 
     def _error(self, error: OSError) -> SourceError:
