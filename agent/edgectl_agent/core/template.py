@@ -6,11 +6,11 @@ type there, and every text is escaped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from string import Formatter
-from unicodedata import category
 
 import msgspec
 
@@ -34,9 +34,12 @@ def values_of(alert: Alert) -> dict[str, Value]:
     return found | times | {"channels": ",".join(c.feature for c in alert.contributions)}
 
 
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+
+
 def control(text: str) -> bool:
     """Whether it holds what ends lines or steers terminals and brokers, or is no text at all."""
-    return any(category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
+    return _CONTROL.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
