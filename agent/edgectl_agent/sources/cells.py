@@ -34,6 +34,7 @@ _BOUNDS = np.array([10**11, 10**14, 10**17], np.int64)
 """Below the first a number of this size means seconds, then milliseconds, microseconds, at last nanoseconds."""
 _MAGNITUDES = _BOUNDS.astype(np.float64)
 _FACTORS = np.array([10**9, 10**6, 10**3, 1], np.int64)
+_LARGEST = np.iinfo(np.int64).max
 _NINE = 9
 _EXACT = 2.0**53
 """Below it a float holds every whole number."""
@@ -181,8 +182,10 @@ def _decimal_ns(whole: Int64, fraction: Int64, digits: Int64, why: Reasons) -> I
 
 def _whole_ns(numbers: Int64, why: Reasons) -> Int64:
     """The whole numbers' half of `event_time_ns` for an array."""
-    place = np.searchsorted(_BOUNDS, np.abs(numbers), "right")
-    beyond = (np.abs(numbers) >= _LIMITS[place]) | (numbers == np.iinfo(np.int64).min)
+    size = np.abs(numbers)
+    least, most = np.searchsorted(_BOUNDS, (size.min(initial=_LARGEST), size.max(initial=0)), "right")
+    place = least if least == most else np.searchsorted(_BOUNDS, size, "right")
+    beyond = (size >= _LIMITS[place]) | (numbers == np.iinfo(np.int64).min)
     if beyond.any():
         why.update(dict.fromkeys(np.flatnonzero(beyond).tolist(), "bad-time"))
         numbers = np.where(beyond, 0, numbers)

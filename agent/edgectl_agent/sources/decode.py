@@ -13,8 +13,8 @@ judged cell by cell.
 from __future__ import annotations
 
 import csv
+import struct
 from abc import ABC, abstractmethod
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from edgectl_agent.config import Fields
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.errors import SourceError
+from edgectl_agent.sources.block import Block
 from edgectl_agent.sources.cells import Reasons, Time, numbers, refuse_other_units, stream_name, texts, times
 from edgectl_agent.sources.interface import Chunk, Position, Sample
 from edgectl_agent.sources.repeated import RepeatedHours, without_offset
@@ -226,7 +227,7 @@ class Decoder(ABC):
             refuse_other_units(texts(columns.values[self._texts + place], why), unit, why)
         streams = self._streams(columns.stream, n, why)
         again = None if self._repeated is None else self._repeated.again(columns.time, event_time, self._is_local)
-        line = np.asarray(columns.line, np.int64)
+        line = np.arange(n) if isinstance(columns.line, range) else np.asarray(columns.line, np.int64)
         return Records(tuple(streams), event_time, values, line, {}, found, again=again).judged(why, rejected, lines)
 
     @abstractmethod
@@ -279,18 +280,28 @@ class JsonDecoder(Decoder):
         self._why = {path: reason for path, (_, reason) in leaves.items()}
         names: dict[str, str] = {}
         row = _row_type({path: kind for path, (kind, _) in leaves.items()}, names)
-        self._decode = msgspec.json.Decoder(row).decode
+        decoder = msgspec.json.Decoder(row)
+        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
         self._columns = [_column(names[path]) for path in leaves]
 
     def _parse(self, lines: Sequence[bytes], rejected: Rejected) -> Columns:
         try:
-            rows: list[Any] = list(map(self._decode, lines))
+            rows: list[Any] = self._parse_all(lines)
             where: Sequence[int] = range(len(lines))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             rows, where = self._parse_each(lines, rejected)
         first = 1 if self._constant is not None else 2
         columns = [column(rows) for column in self._columns]
         return Columns(where, columns[0], columns[1] if first == 2 else None, columns[first:])
+
+    def _parse_all(self, lines: Sequence[bytes]) -> list[Any]:
+        """Raises where something is wrong in any line."""
+        if not (isinstance(lines, Block) and lines.objects):
+            return list(map(self._decode, lines))
+        rows: list[Any] = self._decode_lines(lines.raw)  # it lets several records share a line
+        if len(rows) != len(lines):
+            raise ValueError("several records in a line")
+        return rows
 
     def _parse_each(self, lines: Sequence[bytes], rejected: Rejected) -> tuple[list[Any], list[int]]:
         rows, where = [], []
@@ -316,14 +327,15 @@ class JsonDecoder(Decoder):
 
     def _matrix(self, columns: Sequence[Sequence[Any]], n: int, why: Reasons) -> Float64:
         if n <= _FEW:  # one call for all channels
-            with suppress(TypeError):  # some are missing
-                return np.frombuffer(array("d", list(chain(*zip(*columns, strict=True))))).reshape(n, self._width)
+            with suppress(struct.error):  # some are missing
+                cells = chain(*zip(*columns, strict=True))
+                return np.frombuffer(struct.pack(f"{n * self._width}d", *cells)).reshape(n, self._width)
         return super()._matrix(columns, n, why)
 
     def _numbers(self, cells: Sequence[Any], why: Reasons) -> Float64:
         try:  # the parser let through finite numbers and None only
-            return np.frombuffer(array("d", cells))
-        except TypeError:  # None becomes NaN
+            return np.frombuffer(struct.pack(f"{len(cells)}d", *cells))
+        except struct.error:  # None becomes NaN
             return np.array(cells, np.float64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,7 @@ import numpy as np
 from edgectl_agent.config import Mapping, log_of
 from edgectl_agent.core.batch import Int64
 from edgectl_agent.core.errors import SourceError
+from edgectl_agent.sources.block import Block
 from edgectl_agent.sources.decode import MAX_LINE_BYTES, CsvDecoder, Decoder, JsonDecoder
 
 BLOCK_BYTES = 256 * 1024
@@ -36,7 +38,7 @@ class Lines:
         too_long: lines skipped among them because they exceed `MAX_LINE_BYTES`.
     """
 
-    lines: list[bytes]
+    lines: Sequence[bytes]
     ends: Int64
     too_long: int = 0
 
@@ -65,7 +67,7 @@ class LineReader:
         """Offset of the first byte not yet read from the file."""
         self._rest = b""
         self._skipping = self._at_end = False
-        self._ready: list[bytes] = []
+        self._ready = Block()
         self._ends: Int64 = np.empty(0, np.int64)
         """Offset behind each line in `_ready`."""
         self._too_long = 0
@@ -122,16 +124,16 @@ class LineReader:
             self._skipping, self._seen, block = False, self._seen + newline + 1, block[newline + 1 :]
         start = self._seen - len(self._rest)
         self._seen += len(block)
-        lines = (self._rest + block).split(b"\n")
-        self._rest = lines.pop()
-        lengths = np.fromiter(map(len, lines), np.int64, len(lines))
-        ends = start + np.cumsum(lengths + 1)
+        cut = block.rfind(b"\n") + 1
+        lines = Block.of(self._rest + block[:cut] if cut else b"")
+        self._rest = block[cut:] if cut else self._rest + block
+        ends, lengths = start + lines.cuts, np.diff(lines.cuts, prepend=0) - 1
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest, self._skipping, self._too_long = b"", True, self._too_long + 1
         if lengths.max(initial=0) > MAX_LINE_BYTES:
             keep = np.flatnonzero(lengths <= MAX_LINE_BYTES)
             self._too_long += len(lines) - len(keep)
-            lines, ends = [lines[i] for i in keep], ends[keep]
+            lines, ends = Block.join([lines[i] for i in keep.tolist()]), ends[keep]
         self._ready += lines
         self._ends = np.append(self._ends, ends)
         return True
