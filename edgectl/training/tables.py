@@ -17,9 +17,9 @@ import numpy as np
 from edgectl_agent.core.batch import Batch, Float64, Int32, Int64, StreamTable
 from edgectl_agent.core.bundle import Templates
 from edgectl_agent.core.categories import CodeTable
+from edgectl_agent.core.runs import Runs
 from edgectl_agent.core.templates import Matcher
 from edgectl_agent.core.units import SECOND_NS, iso
-from edgectl_agent.core.windows import Runs
 from numpy.typing import NDArray
 
 from edgectl.core.errors import ConfigError

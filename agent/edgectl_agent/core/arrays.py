@@ -1,4 +1,5 @@
-"""Numpy arrays as plain values, so that a snapshot can hold them: dtype, shape and bytes (little-endian, C order).
+"""Numpy arrays as plain values, so that a snapshot can hold them: dtype, shape and bytes (little-endian, C order); and
+`planes`, how they lie in memory where it matters.
 
 Round-trip law: ``unpack_array(pack_array(a))`` equals ``a`` in dtype, shape and every bit (NaN payloads and ``-0.0``
 included), and still does after a trip through msgpack, which turns tuples into lists.
@@ -18,6 +19,27 @@ from edgectl_agent.core.errors import StorageError
 _KINDS = "biufSU"
 _DTYPE = re.compile(r"[<>|]?[biufSU]\d{1,9}")
 """Booleans, integers, floats, fixed-width bytes and text: what has a value of its own. An object is a pointer."""
+
+_LINE = 8
+"""Numbers in a cache line."""
+
+
+def planes(*shape: int) -> NDArray[np.float64]:
+    """Uninitialised, its rows along the last axis an odd number of cache lines apart.
+
+    Where they are a power of two apart, as in a batch of 4,096 readings, a column's numbers share one set of the cache
+    and push each other out of it: to transpose such an array takes six times as long.
+    """
+    lines = -(-shape[-1] // _LINE) | 1
+    return np.empty((*shape[:-1], lines * _LINE))[..., : shape[-1]]
+
+
+def columns(of: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Some columns of `planes`, taken with what lies between its rows: numpy would first copy all to leave that out."""
+    whole = of.base
+    if isinstance(whole, np.ndarray) and whole.shape[:-1] == of.shape[:-1] and whole.ctypes.data == of.ctypes.data:
+        of = whole
+    return of.take(places, axis=-1)
 
 
 def pack_array(a: NDArray[Any]) -> dict[str, Any]:

@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgectl_agent.core.alerts import AlertTracker, Change, Track
+from edgectl_agent.core.arrays import planes
 from edgectl_agent.core.batch import Batch, Float32, Float64, Int64, StreamTable
 from edgectl_agent.core.bundle import Bundle, Scaler
 from edgectl_agent.core.features import OK, OVER_LIMIT, STATUS, FeatureBuilder
 from edgectl_agent.core.join import Joiner, buffer
 from edgectl_agent.core.messages import Alert, AlertState, Contribution, alert_id
 from edgectl_agent.core.reorder import Released, Reorder
+from edgectl_agent.core.runs import Runs
 from edgectl_agent.core.threshold import AdaptiveThreshold, Levels
-from edgectl_agent.core.windows import Runs
 
 _SHOWN = 3
 """How many contributions an alert carries."""
@@ -63,13 +64,12 @@ class Standardise:
 
     def __call__(self, x: Float64) -> Float32:
         """Of features of shape (n, F); fastest where that is a transposed array of planes."""
-        z = x.T - self._center
+        z = planes(x.shape[1], len(x))
+        np.subtract(x.T, self._center, out=z)
         z /= self._scale
-        np.maximum(z, -self._clip, out=z)
-        np.minimum(z, self._clip, out=z)
-        missing = np.isnan(z)
-        if missing.any():
-            z[missing] = 0.0
+        np.clip(z, -self._clip, self._clip, out=z)
+        if np.isnan(z.min(initial=0.0)):
+            z[np.isnan(z)] = 0.0
         return np.ascontiguousarray(z.T, np.float32)
 
 

@@ -29,8 +29,9 @@ from edgectl_agent.core.bundle import Features, FeatureSpec, InstantFeatures, Ph
 from edgectl_agent.core.categories import MISSING, codes_of
 from edgectl_agent.core.groups.interface import Rows
 from edgectl_agent.core.groups.names import group_names
+from edgectl_agent.core.runs import Runs
 from edgectl_agent.core.units import DAY_NS
-from edgectl_agent.core.windows import Moments, Runs, Windows, statistic
+from edgectl_agent.core.windows import Moments, Windows, statistic
 
 OK, WARMING, LATE, DUPLICATE, FUTURE, INCOMPLETE, OVER_LIMIT = range(7)
 STATUS = ("ok", "warming", "late", "duplicate", "future", "incomplete", "over_limit")
@@ -244,10 +245,11 @@ class FeatureBuilder:
         rows = np.arange(len(batch)) if ordered else np.argsort(batch.stream, kind="stable")
         values = batch.values.take(rows, axis=0)
         values += 0.0  # there is one zero: what minimum and maximum make of -0.0 and 0.0 depends on their order
-        # NaN fails both comparisons, and is not out of range.
-        outside = (values < self._low) | (values > self._high)
-        out_of_range = int(np.count_nonzero(outside))
-        if out_of_range:
+        out_of_range = 0
+        if not (values.min() >= self._low.max() and values.max() <= self._high.min()):  # else all are in all ranges
+            # NaN fails both comparisons, and is not out of range.
+            outside = (values < self._low) | (values > self._high)
+            out_of_range = int(np.count_nonzero(outside))
             values[outside] = np.nan
         codes = codes_of(batch, self._previous_codes.shape[1]).take(rows, axis=0)
         return _Part(rows, batch.stream.take(rows), batch.event_time.take(rows), values, codes), out_of_range

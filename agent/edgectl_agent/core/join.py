@@ -33,7 +33,7 @@ from edgectl_agent.core.batch import Batch, Float64, Int32, Int64
 from edgectl_agent.core.bundle import FeatureSpec, Join
 from edgectl_agent.core.groups.interface import StreamArrays
 from edgectl_agent.core.reorder import MAX_HELD, Released, Reorder
-from edgectl_agent.core.windows import Runs
+from edgectl_agent.core.runs import Runs
 
 _NEVER, _FOREVER = int(np.iinfo(np.int64).min) // 2, int(np.iinfo(np.int64).max) // 2
 _MAX_KEPT_NAMES = 100_000

@@ -32,7 +32,7 @@ from edgectl_agent.core.batch import Batch, Int32, Int64
 from edgectl_agent.core.bundle import FeatureSpec
 from edgectl_agent.core.categories import codes_of
 from edgectl_agent.core.groups.interface import StreamArrays
-from edgectl_agent.core.windows import Runs
+from edgectl_agent.core.runs import Runs
 
 MAX_HELD = 100_000
 """Readings that wait, of all streams of a model together; beyond it the oldest eighth is released early."""

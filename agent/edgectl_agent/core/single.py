@@ -84,6 +84,16 @@ def merge(into: list[float], later: list[float], channels: int, shift_s: float =
     return found
 
 
+def shifted(moments: list[float], channels: int, seconds: float) -> list[float]:
+    """With times from so much earlier."""
+    c = channels
+    found = list(moments)
+    for i in range(c):
+        if found[i] > 0:
+            found[2 * c + i] += seconds
+    return found
+
+
 def statistics(window: list[float], channel: int, channels: int, stats: tuple[Stat, ...]) -> list[float]:
     """Statistics of one channel; NaN where the window holds no value."""
     n, mean, _, m2, tt, tx, low, high = window[channel::channels]

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from edgectl_agent.core.arrays import pack_array, unpack_array
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.bundle import Adaptation, Budget, Tail
+from edgectl_agent.core.runs import Runs
 from edgectl_agent.core.units import DAY_NS
-from edgectl_agent.core.windows import Runs
 
 SETTLE_BLOCKS = 16
 _PRIOR = 500.0
@@ -267,9 +267,8 @@ class AdaptiveThreshold:
             used, excess > 0, excess, excess * excess,
             np.ones_like(score), clustered > 0, clustered, clustered * clustered, above,
         )  # fmt: skip
-        # A scan adds one by one in order: equal bits for any batch boundaries.
-        sums = runs.scan(np.add, added, state[:, self._USED : self._SETTLING].T)
-        state[:, self._USED : self._SETTLING] = sums.take(runs.ends, axis=-1).T
+        # It adds one by one in order: equal bits for any batch boundaries.
+        state[:, self._USED : self._SETTLING] = runs.fold(np.add, added, state[:, self._USED : self._SETTLING].T).T
         state[:, self._ABOVE] = above[runs.ends]
         self._state[of_run] = state
         full = np.flatnonzero(state[:, self._SEEN] >= self._adaptation.block)

@@ -17,7 +17,7 @@ from edgectl_agent.core.categories import code
 from edgectl_agent.core.groups.hashes import mixed
 from edgectl_agent.core.groups.interface import Group, Rows, category_columns
 from edgectl_agent.core.groups.panes import Opened, Panes
-from edgectl_agent.core.windows import Runs
+from edgectl_agent.core.runs import Runs
 
 DEPTH, WIDTH = 4, 64
 """The width is that of six bits of a hash."""

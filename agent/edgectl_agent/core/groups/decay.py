@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from edgectl_agent.core.batch import Float64, Int32, Int64
 from edgectl_agent.core.groups.interface import NEVER, StreamArrays
-from edgectl_agent.core.windows import Runs, first_valid
+from edgectl_agent.core.runs import Runs
+from edgectl_agent.core.windows import first_valid
 
 _HALVINGS = 64
 _STEPS = 4096

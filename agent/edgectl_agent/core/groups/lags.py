@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.bundle import FeatureSpec, LagFeatures
 from edgectl_agent.core.groups.interface import Group, Rows, StreamArrays, channel_columns
-from edgectl_agent.core.windows import Runs
+from edgectl_agent.core.runs import Runs
 
 
 class Lags(Group):

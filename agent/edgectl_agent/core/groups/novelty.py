@@ -22,7 +22,7 @@ from edgectl_agent.core.bundle import FeatureSpec, NewFeatures
 from edgectl_agent.core.groups.hashes import mixed
 from edgectl_agent.core.groups.interface import NEVER, Group, Rows, StreamArrays, category_columns
 from edgectl_agent.core.groups.panes import Panes
-from edgectl_agent.core.windows import Runs
+from edgectl_agent.core.runs import Runs
 
 HASHES = 4
 BITS_PER_VALUE = 10

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgectl_agent.core.batch import Int32, Int64
 from edgectl_agent.core.groups.interface import NEVER, StreamArrays
-from edgectl_agent.core.windows import Runs
+from edgectl_agent.core.runs import Runs
 
 
 @dataclass(frozen=True, slots=True)

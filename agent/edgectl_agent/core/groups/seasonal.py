@@ -25,8 +25,8 @@ from edgectl_agent.core.batch import Float64, Int32, Int64
 from edgectl_agent.core.bundle import FeatureSpec, Period, SeasonalFeatures
 from edgectl_agent.core.groups.decay import Weighted, deviation, power, running_cells, weighted
 from edgectl_agent.core.groups.interface import MONDAY_NS, NEVER, Group, Rows, StreamArrays, channel_columns, elapsed
+from edgectl_agent.core.runs import Runs
 from edgectl_agent.core.units import DAY_NS
-from edgectl_agent.core.windows import Runs
 
 _SEEN, _KNOWN = 0.01, 1.5
 """Least weight of a bin's visits for a residual, and for a deviation in units of their spread."""

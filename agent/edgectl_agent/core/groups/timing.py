@@ -15,7 +15,7 @@ from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.bundle import FeatureSpec, TimingFeatures
 from edgectl_agent.core.groups.decay import DecayedMoments
 from edgectl_agent.core.groups.interface import NEVER, Group, Rows, StreamArrays, elapsed
-from edgectl_agent.core.windows import Runs
+from edgectl_agent.core.runs import Runs
 
 
 class Timing(Group):

@@ -12,7 +12,8 @@ import numpy as np
 from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.bundle import FeatureSpec, TumblingFeatures
 from edgectl_agent.core.groups.interface import MONDAY_NS, NEVER, Group, Rows, StreamArrays, channel_columns
-from edgectl_agent.core.windows import Moments, Runs, Windows, statistic
+from edgectl_agent.core.runs import Runs
+from edgectl_agent.core.windows import Moments, Windows, statistic
 
 _EMPTY = np.array([0.0, 0.0, 0.0, np.inf, -np.inf, 0.0, 0.0, 0.0])
 """`Moments` of no value."""
