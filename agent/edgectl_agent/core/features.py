@@ -246,7 +246,9 @@ class FeatureBuilder:
         values = batch.values.take(rows, axis=0)
         values += 0.0  # there is one zero: what minimum and maximum make of -0.0 and 0.0 depends on their order
         out_of_range = 0
-        if not (values.min() >= self._low.max() and values.max() <= self._high.min()):  # else all are in all ranges
+        if values.size and not (
+            values.min() >= self._low.max() and values.max() <= self._high.min()
+        ):  # else all are in all ranges
             # NaN fails both comparisons, and is not out of range.
             outside = (values < self._low) | (values > self._high)
             out_of_range = int(np.count_nonzero(outside))
