@@ -80,6 +80,7 @@ class Outcome:
 
     @property
     def false_per_stream_day(self) -> float:
+        """NaN if nothing was watched."""
         return self.false / self.stream_days if self.stream_days else math.nan
 
     @property
@@ -136,5 +137,14 @@ def judge_labels(labels: Sequence[Period], onsets: Iterable[Onset], slack_ns: in
     watched = [label for label in labels if label.kind == WATCHED]
     faults = [label for label in labels if label.kind != WATCHED]
     told = [onset for onset in onsets if any(one.has(onset) for one in watched)]
-    days = sum(one.end_ns - one.start_ns for one in watched) / DAY_NS
-    return judge(faults, told, days, slack_ns)
+    return judge(faults, told, _watched_ns(watched) / DAY_NS, slack_ns)
+
+
+def _watched_ns(watched: Sequence[Period]) -> int:
+    """For how long streams were watched, summed over them; where periods of a stream overlap, the time counts once."""
+    total, stream, until = 0, None, 0
+    for one in sorted(watched, key=lambda period: (period.stream, period.start_ns)):
+        begin = one.start_ns if one.stream != stream else max(one.start_ns, until)
+        end = max(begin, one.end_ns)
+        total, stream, until = total + end - begin, one.stream, end
+    return total

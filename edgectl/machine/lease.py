@@ -28,6 +28,10 @@ from edgectl.workspace import operator
 LEASE_S = 900
 """Longer than the longest step (installing packages on a slow node)."""
 
+_NEXT = f"""\
+wait for it to end, or stop it; if it was cut off, run the same command where it ran, which takes the lease over, or \
+wait {LEASE_S // 60} min from its last step, when the lease ends by itself"""
+
 _GUARD = """\
 umask 077
 while :; do
@@ -142,7 +146,7 @@ def clear(host: Host, layout: Layout) -> None:
 
 class _Taken(LockHeld):
     def __init__(self, message: str, token: str) -> None:
-        super().__init__(message, hint="wait for it to end, or stop it")
+        super().__init__(message, hint=_NEXT)
         self.token = token
 
 

@@ -43,6 +43,18 @@ def test_labels_say_when_a_stream_was_watched() -> None:
     assert (found.stream_days, found.false, found.faults) == (1.5, 1, 3)
 
 
+def test_time_in_overlapping_watched_periods_counts_once_for_each_stream() -> None:
+    overlapping = [Period(0, DAY_NS, "a", WATCHED), Period(DAY_NS // 2, DAY_NS, "a", WATCHED)]
+    further = [Period(DAY_NS, 2 * DAY_NS, "a", WATCHED), Period(0, DAY_NS, "b", WATCHED)]
+    assert judge_labels([*further, *overlapping], [("a", 5)]).stream_days == 3.0
+
+
+def test_an_empty_or_reversed_watched_period_watches_for_no_time() -> None:
+    found = judge_labels([Period(7, 7, "a", WATCHED), Period(9, 3, "a", WATCHED)], [("a", 7)])
+    assert (found.stream_days, found.false) == (0.0, 1)
+    assert math.isnan(found.false_per_stream_day)
+
+
 def test_nothing_has_no_shares() -> None:
     assert math.isnan(NOTHING.precision)
     assert math.isnan(NOTHING.recall)
