@@ -3,14 +3,14 @@
 While it is recorded, ``FILE.parquet.parts/`` holds ``recording.json`` (which recording this is) and the parts. Each
 says in its schema's metadata up to which block of the node it goes and what is missing before it, so that the newest
 part alone tells where to go on. `Parts.join` makes the one file: a row group per part, under its name only when it is
-complete and synced.
+complete and synced. A damaged part is left out, counted as a gap, and kept beside the file.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ from edgectl.training.tables import RECORDED_STREAM, RECORDED_TIME
 
 KEY = RECORDING
 _BEGUN = "recording.json"
+DAMAGED = "a part on this machine's disk is damaged"
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,9 +141,30 @@ class Parts:
         write_file(self.folder / _BEGUN, msgspec.json.encode(begun))
 
     def progress(self) -> Progress:
-        """How far the parts go."""
-        parts = self._parts()
-        return _progress(parts[-1]) if parts else Progress()
+        """How far the parts go that can be read: what a damaged one behind them held is missing from there on."""
+        return next((found for part in reversed(self._parts()) if (found := _progress(part)) is not None), Progress())
+
+    def damaged(self, readings: int) -> tuple[tuple[Path, ...], tuple[Gap, ...]]:
+        """The parts that cannot be read, and what is missing because of them.
+
+        Reads all of them. Every part says how many readings there are up to its end, so what lies between two sound
+        ones is known.
+
+        Args:
+            readings: how many the parts should hold together.
+        """
+        damaged: list[Path] = []
+        gaps: list[Gap] = []
+        before = Progress()
+        for part in self._parts():
+            found, rows = _progress(part), _table(part)
+            if found is None or rows is None:
+                damaged.append(part)
+                continue
+            gaps += _lost(before, found.readings - len(rows))
+            before = found
+        gaps += _lost(before, readings)
+        return tuple(damaged), tuple(gaps)
 
     @property
     def size_bytes(self) -> int:
@@ -156,27 +178,64 @@ class Parts:
         return _write(self.folder / f"{number:08}.parquet", [marked])
 
     def join(self, status: RecordingStatus, found: Summary) -> int:
-        """Make the one file and forget the parts; returns its size in bytes. Raises `StorageError`."""
+        """Make the one file of the parts that can be read, and forget them; returns its size in bytes.
+
+        Damaged ones are kept beside it as ``FILE.NUMBER.parquet.damaged``. Raises `StorageError`.
+        """
+        damaged: list[Path] = []
+
+        def readable() -> Iterator[pa.Table]:
+            for part in self._parts():
+                one = _table(part)
+                if one is None:
+                    damaged.append(part)
+                else:
+                    yield one.replace_schema_metadata(described.metadata)
+
         described = schema(status).with_metadata({KEY: msgspec.json.encode(found)})
-        tables = (pq.read_table(part).replace_schema_metadata(described.metadata) for part in self._parts())
-        size = _write(self.file, tables, described)
+        size = _write(self.file, readable(), described)
+        for part in damaged:
+            os.replace(part, self.file.with_name(f"{self.file.name}.{part.name}.damaged"))
         shutil.rmtree(self.folder, ignore_errors=True)
         return size
 
     def fits(self, status: RecordingStatus) -> bool:
         """Whether the source still has the columns that the parts have."""
-        parts = self._parts()
-        return not parts or pq.read_schema(parts[-1]).equals(schema(status))
+        there = (found for part in reversed(self._parts()) if (found := _schema(part)) is not None)
+        wanted = schema(status)
+        return bool(next(there, wanted).equals(wanted))
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
 
-def _progress(part: Path) -> Progress:
+def _progress(part: Path) -> Progress | None:
+    found = _schema(part)
     try:
-        return msgspec.json.decode(pq.read_schema(part).metadata[KEY], type=Progress)
-    except (OSError, KeyError, TypeError, pa.ArrowException, *UNREADABLE) as e:
-        raise StorageError(f"{part} cannot be read: {e}", hint=f"remove {part.parent}, or give another --out") from e
+        return None if found is None else msgspec.json.decode((found.metadata or {})[KEY], type=Progress)
+    except (KeyError, *UNREADABLE):
+        return None
+
+
+def _schema(part: Path) -> pa.Schema | None:
+    """None if the part is damaged, as in the two beside this one."""
+    try:
+        return pq.read_schema(part)
+    except (OSError, pa.ArrowException, *UNREADABLE):
+        return None
+
+
+def _table(part: Path) -> pa.Table | None:
+    try:
+        return pq.read_table(part)
+    except (OSError, pa.ArrowException, *UNREADABLE):
+        return None
+
+
+def _lost(before: Progress, readings: int) -> Iterator[Gap]:
+    """What is missing behind `before`, if the next part begins after so many readings."""
+    if readings > before.readings:
+        yield Gap(after_ns=before.end_ns, before_ns=0, readings=readings - before.readings, why=DAMAGED)
 
 
 def _write(path: Path, tables: Iterable[pa.Table], described: pa.Schema | None = None) -> int:

@@ -257,9 +257,13 @@ class _Run:
 
     def _summary(self, why: str) -> Summary:
         status, progress = self.status, self.progress
+        damaged, lost = self.parts.damaged(progress.readings)
+        for part in damaged:
+            self.tools.say(f"{part} is damaged and left out: the file names the gap, the part is kept beside it")
         return Summary(
             node=self.node.name, source=status.source, started_ns=self.begun.started_ns,
-            ended_ns=self.tools.clock_ns(), readings=progress.readings, gaps=progress.gaps,
+            ended_ns=self.tools.clock_ns(), readings=progress.readings - sum(gap.readings or 0 for gap in lost),
+            gaps=(*progress.gaps, *lost),
             channels={channel: status.units.get(channel, "") for channel in status.channels},
             categories=status.categories, ended=why,
         )  # fmt: skip

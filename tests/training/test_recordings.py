@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from edgectl_agent.core.recordings import Block, Delivered, RecordingStatus
 
@@ -91,6 +92,42 @@ def test_readings_that_never_came_are_a_gap_at_the_end() -> None:
     assert ended_with(merged(one, block(2, 2), replayable=True), ended).gaps[0] == Gap(
         after_ns=25, before_ns=0, readings=1, why=ended_with(one, ended).gaps[0].why
     )
+
+
+@pytest.mark.parametrize("cut", ["footer", "data"])
+@pytest.mark.parametrize(("which", "reached"), [(1, 6), (2, 6), (3, 4)])
+def test_a_damaged_part_is_a_gap_and_the_others_are_joined(tmp_path: Path, which: int, reached: int, cut: str) -> None:
+    parts = Parts(tmp_path / "s.parquet")
+    parts.folder.mkdir()
+    progress = Progress()
+    for one in (block(1, 0), block(2, 2), block(3, 4)):
+        progress = merged(progress, one, replayable=True)
+        parts.add(table([one], status()), progress)
+    bad = parts.folder / f"{which:08}.parquet"
+    content = bad.read_bytes()
+    bad.write_bytes(content[:-9] if cut == "footer" else content[:4] + bytes(300) + content[304:])
+    assert parts.fits(status())
+    assert parts.progress().readings == (reached if cut == "footer" else 6)
+    damaged, (gap,) = parts.damaged(6)
+    assert (damaged, gap.readings) == ((bad,), 2)
+    found = Summary(node="n1", source="s", started_ns=0, ended_ns=9, readings=4, gaps=(gap,), channels={"vib": "mm/s"})
+    parts.join(status(), found)
+    assert pq.read_table(parts.file).num_rows == 4
+    assert (tmp_path / f"s.parquet.{bad.name}.damaged").exists()
+    assert not parts.folder.exists()
+
+
+def test_a_damaged_newest_part_leaves_one_gap_when_the_recording_goes_on_behind_it(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "s.parquet")
+    parts.folder.mkdir()
+    first = merged(Progress(), block(1, 0), replayable=True)
+    parts.add(table([block(1, 0)], status()), first)
+    parts.add(table([block(2, 2)], status()), merged(first, block(2, 2), replayable=True))
+    (parts.folder / "00000002.parquet").write_bytes(b"PAR1")
+    resumed = merged(parts.progress(), block(3, 4), replayable=True)
+    parts.add(table([block(3, 4)], status()), resumed)
+    assert [gap.readings for gap in resumed.gaps] == [2]
+    assert parts.damaged(resumed.readings) == ((parts.folder / "00000002.parquet",), ())
 
 
 def test_parts_of_other_channels_are_told_from_those_of_the_source_as_it_is(tmp_path: Path) -> None:
