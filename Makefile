@@ -46,6 +46,8 @@ $(READY): pyproject.toml agent/pyproject.toml constraints.txt
 
 $(TOOLS): $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ./agent -e '.[dev]'
+	# its scores need numpy and scikit-learn alone; what it says it needs beside them excludes the newest numpy
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps aeon
 	touch $@
 
 .PHONY: help demo test soak fuzz bench wheels clean
