@@ -91,9 +91,9 @@ class _Tile:
     def __init__(self, session: ort.InferenceSession, width: int, answer: tuple[int, ...]) -> None:
         self.width = width
         self._session, self._binding = session, session.io_binding()
-        self._rows, self._score = np.zeros((_ROWS, width), np.float32), np.zeros(answer, np.float32)
-        self._used = 0
-        binding, rows, score = self._binding, self._rows, self._score
+        self._rows, score = np.zeros((_ROWS, width), np.float32), np.zeros(answer, np.float32)
+        self._used, self._score = 0, score.reshape(-1)
+        binding, rows = self._binding, self._rows
         binding.bind_input("features", "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
         binding.bind_output("score", "cpu", 0, np.float32, score.shape, score.ctypes.data)
 
@@ -105,7 +105,7 @@ class _Tile:
             self._rows[n : self._used] = 0.0
         self._used = n
         self._session.run_with_iobinding(self._binding)
-        return self._score.reshape(-1)[:n].copy()
+        return self._score[:n].copy()
 
 
 def golden_error(model: Model, golden: Golden, width: int) -> float:

@@ -5,7 +5,9 @@ Counters and gauges are read from the last report when Prometheus asks; only the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -35,14 +37,24 @@ class Metrics:
         self.inference = Histogram(
             "edgectl_inference_seconds", "One call of a model.", buckets=_BUCKETS, registry=self._registry
         )
+        self._calls: deque[float] = deque()
+        self.called: Callable[[float], None] = self._calls.append
+        """Takes the seconds of one call of a model; `settle` puts them into the histogram."""
         self.action = Histogram(
             "edgectl_action_seconds", "From the alert to the beginning of its action.", ("action",),
             buckets=_BUCKETS, registry=self._registry,
         )  # fmt: skip
         self._registry.register(_Current(report, alerts, links))
 
+    def settle(self) -> None:
+        """Count the calls since the last time; from any thread, and now and then."""
+        with suppress(IndexError):
+            while True:
+                self.inference.observe(self._calls.popleft())
+
     def render(self) -> bytes:
         """The text format."""
+        self.settle()
         return generate_latest(self._registry)
 
 

@@ -96,7 +96,7 @@ class Runtime:
             self.slots,
             self.updater,
             config.limits.streams,
-            self.metrics.inference.observe,
+            self.metrics.called,
             config.stream_idle_ns,
         )
         self.changes = Changes(self.updater, self._roster, self, clock)
@@ -471,6 +471,7 @@ class Runtime:
     def publish(self) -> None:
         """Put together what `report` hands out; on the worker."""
         self._published_s, self._news = self._monotonic(), False
+        self.metrics.settle()
         self.recorder.forget_old()
         blocked = self._ledger.blocked
         storage = [str(blocked) if blocked else "", self._snapshot_failure]

@@ -77,17 +77,18 @@ class StandardiseFew:
     """`Standardise` of few rows in plain floats: equal to the last bit, and sooner than six calls of numpy."""
 
     def __init__(self, scaler: Scaler) -> None:
-        self._center, self._scale = list(map(float, scaler.center)), list(map(float, scaler.scale))
+        self._scaling = [(float(c), float(s)) for c, s in zip(scaler.center, scaler.scale, strict=True)]
         self._clip = float(scaler.clip)
 
     def __call__(self, rows: Sequence[Sequence[float]]) -> Float32:
         """Of rows of F features."""
         high, low, z = self._clip, -self._clip, array("f")
         for row in rows:
-            for value, center, scale in zip(row, self._center, self._scale, strict=True):
-                one = (value - center) / scale
-                # NaN fails every comparison.
-                z.append(high if one > high else low if one < low else one if one == one else 0.0)
+            scaled = [(value - center) / scale for value, (center, scale) in zip(row, self._scaling, strict=True)]
+            # NaN fails every comparison.
+            z.extend(
+                [one if low <= one <= high else high if one > high else low if one < low else 0.0 for one in scaled]
+            )
         return np.frombuffer(z, np.float32).reshape(len(rows), -1)
 
 

@@ -2,9 +2,9 @@
 
 A reading that comes alone is scored when it comes. Where they come one after the other, those that come within
 `max_latency` after the first that waits are read together, so that none lies longer than that, and a hundred readings a
-second cost some thirty turns. Where nobody knows when the first one came, because the source must be looked at, it
-counts from the begin of the turn that could not see it. Where `MANY` have come, more are waiting: the next turn follows
-at once.
+second cost some thirty turns. Where nobody knows when the first one came, because the source must be looked at (a file
+on a network's file system), it counts from the begin of the turn that could not see it. Where `MANY` have come, more
+are waiting: the next turn follows at once.
 """
 
 from __future__ import annotations

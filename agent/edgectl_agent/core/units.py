@@ -123,10 +123,7 @@ def _decimal_ns(text: str) -> int:
 
 def _factor(size: int) -> int:
     """Nanoseconds that one unit of a number of this size means."""
-    for bound, factor in ((10**11, 10**9), (10**14, 10**6), (10**17, 10**3)):
-        if size < bound:
-            return factor
-    return 1
+    return 10**9 if size < 10**11 else 10**6 if size < 10**14 else 10**3 if size < 10**17 else 1
 
 
 def iso(ns: int) -> str:

@@ -133,6 +133,8 @@ class _Session:
         """Whether the broker has taken the client and answered its subscriptions."""
         self.refusals = ""
         self._why, self._told = "", False
+        self._pollers: dict[int, select.poll] = {}
+        """By what is wanted of the connection."""
         self._connect_by = time.monotonic() + _CONNECT_S
         self._misc_at = self._read_s = self._gather_until_s = 0.0
         more: dict[str, Any] = {} if self._five else {"clean_session": False}
@@ -229,12 +231,14 @@ class _Session:
     def _wait(self, wake: Wake, timeout_s: float, listen: bool = True) -> bool:
         """Returns whether there is something to read."""
         readable = False
-        poller = select.poll()
         wanted = (0 if self._inbox.full or not listen else select.POLLIN) | (
             select.POLLOUT if self._client.want_write() else 0
         )
-        poller.register(self._client.buffered.fileno(), wanted)
-        poller.register(wake.fileno(), select.POLLIN)
+        poller = self._pollers.get(wanted)
+        if poller is None:
+            poller = self._pollers[wanted] = select.poll()
+            poller.register(self._client.buffered.fileno(), wanted)
+            poller.register(wake.fileno(), select.POLLIN)
         for fd, event in poller.poll(timeout_s * 1000):
             if fd == wake.fileno():
                 wake.clear()
