@@ -80,7 +80,7 @@ class Runs:
         longest = int(self.lengths.max(initial=0))
         if longest > _SHORT:
             return self.scan(ufunc, rows, first).take(self.ends, axis=-1)
-        found: Float64 = ufunc(first, rows.take(self.starts, axis=-1))
+        found: Float64 = ufunc(np.ascontiguousarray(first), rows.take(self.starts, axis=-1))
         for rank in range(1, longest):
             runs = np.flatnonzero(self.lengths > rank)
             found[..., runs] = ufunc(found.take(runs, axis=-1), rows.take(self.starts[runs] + rank, axis=-1))

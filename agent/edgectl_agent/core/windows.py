@@ -297,7 +297,7 @@ def statistic(m: Moments, stat: Stat) -> Float64:
             found = m.high
         else:
             found = np.where(m.tt > 0, m.tx / m.tt, 0.0)
-        return found if m.n.all() else np.where(m.n > 0, found, np.nan)
+        return found if m.n.min(initial=1.0) > 0 else np.where(m.n > 0, found, np.nan)
 
 
 def first_valid(runs: Runs, values: Float64, valid: NDArray[np.bool_]) -> Float64:

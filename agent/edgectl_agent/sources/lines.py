@@ -127,11 +127,11 @@ class LineReader:
         cut = block.rfind(b"\n") + 1
         lines = Block.of(self._rest + block[:cut] if cut else b"")
         self._rest = block[cut:] if cut else self._rest + block
-        ends, lengths = start + lines.cuts, np.diff(lines.cuts, prepend=0) - 1
+        ends = start + lines.cuts
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest, self._skipping, self._too_long = b"", True, self._too_long + 1
-        if lengths.max(initial=0) > MAX_LINE_BYTES:
-            keep = np.flatnonzero(lengths <= MAX_LINE_BYTES)
+        if len(lines.raw) > MAX_LINE_BYTES:  # else no line can be
+            keep = np.flatnonzero(np.diff(lines.cuts, prepend=0) - 1 <= MAX_LINE_BYTES)
             self._too_long += len(lines) - len(keep)
             lines, ends = Block.join([lines[i] for i in keep.tolist()]), ends[keep]
         self._ready += lines
