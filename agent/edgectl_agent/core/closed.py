@@ -114,8 +114,7 @@ class ClosedPanes:
         ends[~stays[groups.of_row]] = self._nothing
         if follows.any():
             within = _Within(groups, first, slot, self._slots)
-            self._end_within(np.flatnonzero(follows & ~last), within, of, own, moments, ends)
-            self._end_last(np.flatnonzero(follows & last), within, of, own, moments, ends)
+            self._end(np.flatnonzero(follows), last, within, of, own, moments, ends)
         self._keep(stream, pane, last[groups.of_row], begun, moments)
         merged = planes_of(ends, self._channels)
         merge(merged, planes_of(begun, self._channels))
@@ -135,27 +134,23 @@ class ClosedPanes:
             found[rows + 1] = rows_of(before)
         return found
 
-    def _end_within(
-        self, groups: Int64, within: _Within, of: Int32, own: Int64, moments: MomentsOf, ends: Float64
-    ) -> None:
-        """Fill `ends` of blocks that follow another and do not last: nothing of what they follow is kept."""
-        if len(groups):
-            table = np.empty((len(groups), self._slots, len(self._nothing)))
-            for slot, rows in self._ends(of[groups], own[groups] - 1, within.runs(groups), moments):
-                table[:, slot] = rows
-            panes, which = within.panes(groups)
+    def _end(
+        self, groups: Int64, last: NDArray[np.bool_], within: _Within, of: Int32, own: Int64, moments: MomentsOf,
+        ends: Float64,
+    ) -> None:  # fmt: skip
+        """Fill `ends` of blocks that follow another; what a stream's newest one follows is stored."""
+        newest, passed = np.flatnonzero(last[groups]), np.flatnonzero(~last[groups])
+        stream, block = of[groups], own[groups] - 1
+        table = np.empty((len(passed), self._slots, len(self._nothing)))
+        for slot, rows in self._ends(stream, block, within.runs(groups), moments):
+            if len(passed):
+                table[:, slot], rows = rows[passed], rows[newest]
+            self._put(stream[newest], block[newest] * self._slots + slot, rows)
+        panes, which = within.panes(groups[newest])
+        ends[panes] = self._folded[stream[newest[which]], within.slot[panes]]
+        if len(passed):
+            panes, which = within.panes(groups[passed])
             ends[panes] = table[which, within.slot[panes]]
-
-    def _end_last(
-        self, groups: Int64, within: _Within, of: Int32, own: Int64, moments: MomentsOf, ends: Float64
-    ) -> None:
-        """Fill `ends` of blocks that follow another and are their stream's newest: what they follow is stored."""
-        if len(groups):
-            stream, block = of[groups], own[groups] - 1
-            for slot, rows in self._ends(stream, block, within.runs(groups), moments):
-                self._put(stream, block * self._slots + slot, rows)
-            panes, which = within.panes(groups)
-            ends[panes] = self._folded[stream[which], within.slot[panes]]
 
     def _ends(self, stream: Int32, block: Int64, run: Int64, moments: MomentsOf) -> Iterator[tuple[int, Float64]]:
         """Each pane of `block` together with all that follow it there, with times from the block's end; from the last.
