@@ -175,6 +175,12 @@ def _lag(key: str, entry: FeatureEntry, names: Names) -> Features:
     return bundle.LagFeatures(channels=_channels(key, entry, names), lags=lags, kinds=kinds)
 
 
+def _unchanged(key: str, entry: FeatureEntry, names: Names) -> Features:
+    return bundle.UnchangedFeatures(
+        channels=_channels(key, entry, names), span_ns=duration(f"{key}.unchanged", entry.unchanged)
+    )
+
+
 def _timing(key: str, entry: FeatureEntry, names: Names) -> Features:
     return bundle.TimingFeatures(
         kinds=once(f"{key}.timing", entry.timing), half_life_ns=duration(f"{key}.half_life", entry.half_life or "5m")
@@ -261,6 +267,7 @@ FORMS = {
     "tumbling": Form(_tumbling, ("of", "stats", "part")),
     "decay": Form(_decay, ("of", "stats")),
     "lag": Form(_lag, ("of", "kinds")),
+    "unchanged": Form(_unchanged, ("of",)),
     "timing": Form(_timing, ("half_life",)),
     "seasonal": Form(_seasonal, ("of", "kinds", "bins", "zone", "half_life")),
     "habit": Form(_habit, ("of", "panes", "error", "resolution")),

@@ -83,6 +83,7 @@ class FeatureEntry(_Entry, frozen=True, kw_only=True):
     tumbling: str = ""
     decay: str = ""
     lag: int | tuple[int, ...] = ()
+    unchanged: str = ""
     timing: tuple[TimingKind, ...] = ()
     seasonal: tuple[Period, ...] = ()
     habit: str = ""

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import msgspec
@@ -32,6 +32,7 @@ DECAYED = bundle.DecayedFeatures(
     channels=BOTH, half_life_ns=20 * SECOND, stats=("mean", "std", "count", "sum", "rate", "residual", "z")
 )
 LAG = bundle.LagFeatures(channels=BOTH, lags=(1, 3), kinds=("value", "diff"))
+UNCHANGED = bundle.UnchangedFeatures(channels=BOTH, span_ns=4 * SECOND)
 TIMING = bundle.TimingFeatures(kinds=("since_last", "rate"), half_life_ns=30 * SECOND)
 SEASONAL = bundle.SeasonalFeatures(
     channels=BOTH, periods=("day", "week"), kinds=("residual", "z"), bins=(6, 6), half_life_ns=3 * DAY,
@@ -46,11 +47,17 @@ COUNT = bundle.CountFeatures(categories=CATEGORIES, window_ns=MINUTE, panes=6, v
 OWN = bundle.CountFeatures(categories=CATEGORIES, window_ns=MINUTE, panes=6)
 NEW = bundle.NewFeatures(categories=CATEGORIES, memory_ns=MINUTE)
 SHARE = bundle.NewFeatures(categories=CATEGORIES, memory_ns=MINUTE, share_ns=2 * MINUTE, panes=4)
-ALL = (TUMBLING, DECAYED, LAG, TIMING, SEASONAL, QUANTILE, HABIT, DISTINCT, COUNT, OWN, NEW, SHARE)
+ALL = (TUMBLING, DECAYED, LAG, UNCHANGED, TIMING, SEASONAL, QUANTILE, HABIT, DISTINCT, COUNT, OWN, NEW, SHARE)
 
 
 def readings(group: Features, streams: int) -> st.SearchStrategy[Batch]:
-    return batches(streams, categories=len(spec_of(group).categories), pace=600 if group is SEASONAL else 1)
+    found = batches(streams, categories=len(spec_of(group).categories), pace=600 if group is SEASONAL else 1)
+    return found.map(signs) if group is UNCHANGED else found
+
+
+def signs(batch: Batch) -> Batch:
+    """The same with few different values, so that many come again."""
+    return Batch(batch.stream, batch.event_time, np.sign(batch.values), batch.codes)
 
 
 def spec_of(*features: Features) -> FeatureSpec:
@@ -270,6 +277,21 @@ def test_a_lag_is_the_value_so_many_valid_readings_ago(batch: Batch) -> None:
         return out
 
     check(LAG, batch, expect)
+
+
+@settings(deadline=None, max_examples=20)
+@given(batch=batches(streams=2))
+def test_unchanged_is_how_many_whole_spans_the_valid_value_has_been_the_same(batch: Batch) -> None:
+    def spans(valid: list[tuple[int, float]], now_ns: int) -> float:
+        if not valid:
+            return math.nan
+        same = len(list(takewhile(lambda reading: reading[1] == valid[-1][1], reversed(valid))))
+        return min((now_ns - valid[-same][0]) // (4 * SECOND), 100)
+
+    def expect(mine: list[Reading]) -> dict[str, Any]:
+        return {f"{c}.unchanged.4s": spans(given_values(mine, c), mine[-1].t) for c in BOTH}
+
+    check(UNCHANGED, signs(batch), expect)
 
 
 @settings(deadline=None, max_examples=20)

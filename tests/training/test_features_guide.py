@@ -40,7 +40,7 @@ def test_the_example_is_a_recipe(tmp_path: Path) -> None:
 def test_the_commented_recipe_loads_and_has_every_key(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(example.text(example.RECIPE), encoding="utf-8")
-    assert len(feature_names(load(path).features)) == 44
+    assert len(feature_names(load(path).features)) == 45
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     commented = {key for key in ("join", "log") if f"\n# {key}: " in path.read_text(encoding="utf-8")}
     assert {*plain, *commented} == set(RecipeFile.__struct_fields__)

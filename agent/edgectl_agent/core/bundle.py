@@ -100,6 +100,13 @@ class LagFeatures(_Strict, frozen=True, kw_only=True, tag="lag"):
     kinds: tuple[Instant, ...]
 
 
+class UnchangedFeatures(_Strict, frozen=True, kw_only=True, tag="unchanged"):
+    """For how many whole spans the channels' values have stood still."""
+
+    channels: tuple[str, ...]
+    span_ns: PositiveInt
+
+
 class TimingFeatures(_Strict, frozen=True, kw_only=True, tag="timing"):
     """Seconds since the stream's previous reading, and its readings per second with a half-life."""
 
@@ -203,6 +210,7 @@ Features = (
     | TumblingFeatures
     | DecayedFeatures
     | LagFeatures
+    | UnchangedFeatures
     | TimingFeatures
     | SeasonalFeatures
     | QuantileFeatures

@@ -18,11 +18,13 @@ from edgectl_agent.core.groups.seasonal import Seasonal
 from edgectl_agent.core.groups.template_mix import TemplateMix
 from edgectl_agent.core.groups.timing import Timing
 from edgectl_agent.core.groups.tumbling import Tumbling
+from edgectl_agent.core.groups.unchanged import Unchanged
 
 _KINDS: dict[type, Callable[[Any, bundle.FeatureSpec], Group]] = {
     bundle.TumblingFeatures: Tumbling,
     bundle.DecayedFeatures: Decayed,
     bundle.LagFeatures: Lags,
+    bundle.UnchangedFeatures: Unchanged,
     bundle.TimingFeatures: Timing,
     bundle.SeasonalFeatures: Seasonal,
     bundle.QuantileFeatures: Quantiles,

@@ -23,6 +23,8 @@ def group_names(group: bundle.Features, spec: bundle.FeatureSpec) -> list[str]:
             return [f"{c}.{stat}.half{format_duration(half_life_ns)}" for c in channels for stat in stats]
         case bundle.LagFeatures(channels=channels, lags=lags, kinds=kinds):
             return [f"{c}.{_lagged(kind)}{lag}" for c in channels for lag in lags for kind in kinds]
+        case bundle.UnchangedFeatures(channels=channels, span_ns=span_ns):
+            return [f"{c}.unchanged.{format_duration(span_ns)}" for c in channels]
         case bundle.TimingFeatures(kinds=kinds, half_life_ns=half_life_ns):
             rate = f"rate.half{format_duration(half_life_ns)}"
             return [rate if kind == "rate" else kind for kind in kinds]
