@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from edgectl_agent.core.batch import Batch
-from edgectl_agent.core.bundle import Channel, FeatureSpec, InstantFeatures, PhaseFeatures, WindowFeatures
+from edgectl_agent.core.bundle import (
+    Channel,
+    FeatureSpec,
+    InstantFeatures,
+    PhaseFeatures,
+    UnchangedFeatures,
+    WindowFeatures,
+)
 from edgectl_agent.core.features import FeatureBuilder
 from edgectl_agent.core.threshold import AdaptiveThreshold
 from hypothesis import given, settings
@@ -26,6 +33,7 @@ SPEC = FeatureSpec(
         ),
         WindowFeatures(channels=("b",), window_ns=20 * SECOND, panes=1, stats=("slope", "std")),
         PhaseFeatures(periods=("day", "week")),
+        UnchangedFeatures(channels=("b", "a"), span_ns=2 * SECOND),
     ),
     warm_up_ns=30 * SECOND,
     gap_after_ns=300 * SECOND,

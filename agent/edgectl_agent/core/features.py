@@ -168,7 +168,7 @@ class FeatureBuilder:
     @property
     def takes_one(self) -> bool:
         """Whether `push_one` knows all of the features."""
-        return not self.spec.categories and all(group is None for group in self._groups)
+        return not self.spec.categories and all(group is None or group.takes_one for group in self._groups)
 
     def push_one(self, stream: int, time_ns: int, values: list[float], horizon_ns: int | None) -> One:
         """`push` of one reading where `takes_one`: the same features to the last bit, in a tenth of the time."""
@@ -218,8 +218,10 @@ class FeatureBuilder:
             for key, kept in self._windows.items()
         }
         x: list[float] = []
-        for group in self.spec.features:
-            if isinstance(group, WindowFeatures):
+        for group, kept in zip(self.spec.features, self._groups, strict=True):
+            if kept is not None:
+                x += kept.push_one(stream, time_ns, values)
+            elif isinstance(group, WindowFeatures):
                 key = (group.window_ns, group.panes)
                 columns = self._window_columns[key]
                 for channel in group.channels:

@@ -12,10 +12,10 @@ The promise of every group:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,11 @@ class StreamArrays:
 
     def reserve(self, stream: Int32) -> None:
         """Have room for these streams."""
-        self._streams = max(self._streams, int(stream.max(initial=-1)) + 1)
+        self.reserve_to(int(stream.max(initial=-1)))
+
+    def reserve_to(self, stream: int) -> None:
+        """Have room for all streams up to this one."""
+        self._streams = max(self._streams, stream + 1)
         for name, array in self._arrays.items():
             if len(array) < self._streams:
                 more = max(self._streams, 2 * len(array)) - len(array)
@@ -122,10 +126,16 @@ class Group(ABC):
     state: StreamArrays
     parts: Mapping[str, StreamState] = MappingProxyType({})
     """State beside `state`, by its name in the snapshot, which no column of `state` has."""
+    takes_one: ClassVar[bool] = False
+    """Whether it has `push_one`."""
 
     @abstractmethod
     def push(self, rows: Rows) -> Float64:
         """Add readings; returns their columns, shape (n, width), NaN where there is nothing to say."""
+
+    def push_one(self, stream: int, time_ns: int, values: Sequence[float]) -> list[float]:
+        """`push` of one reading whose values are all a group needs: the same columns to the last bit, and sooner."""
+        raise NotImplementedError
 
     def forget(self, streams: NDArray[Any]) -> None:
         """These stream indices now mean other streams, or none."""

@@ -7,6 +7,9 @@ value is no change; missing until there was a value.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgectl_agent.core.batch import Float64
@@ -16,10 +19,13 @@ from edgectl_agent.core.runs import Runs
 
 MOST = 100
 """Standing still for longer is no stranger: such a machine is off."""
+_LONGEST_NS = np.iinfo(np.int64).max
 
 
 class Unchanged(Group):
     """The last valid value of each channel, and since when it is that."""
+
+    takes_one = True
 
     def __init__(self, group: UnchangedFeatures, spec: FeatureSpec) -> None:
         self._span_ns = group.span_ns
@@ -34,6 +40,19 @@ class Unchanged(Group):
         x = np.empty((len(rows), self.width))
         for place, column in enumerate(self._columns):
             x[:, place] = self._still(rows, runs, place, column)
+        return x
+
+    def push_one(self, stream: int, time_ns: int, values: Sequence[float]) -> list[float]:
+        self.state.reserve_to(stream)
+        value, since = self.state["value"][stream], self.state["since"][stream]
+        x = [math.nan] * self.width
+        for place, column in enumerate(self._columns):
+            now = values[column]
+            if now == now and now != value.item(place):
+                value[place], since[place] = now, time_ns
+            begun: int = since.item(place)
+            if begun != NEVER:
+                x[place] = float(min(min(time_ns - begun, _LONGEST_NS) // self._span_ns, MOST))
         return x
 
     def _still(self, rows: Rows, runs: Runs, place: int, column: int) -> Float64:
