@@ -6,6 +6,7 @@ one after. How it is, is what it last reported. Its machine is not ours to manag
 
 from __future__ import annotations
 
+import filecmp
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -177,5 +178,5 @@ def _same(target: Path, content: bytes | Path) -> bool:
     if not target.is_file():
         return False
     if isinstance(content, Path):
-        return target.samefile(content) or target.read_bytes() == content.read_bytes()
-    return target.read_bytes() == content
+        return target.samefile(content) or filecmp.cmp(target, content, shallow=False)
+    return target.stat().st_size == len(content) and target.read_bytes() == content

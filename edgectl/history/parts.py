@@ -8,10 +8,12 @@ complete and synced. A damaged part is left out, counted as a gap, and kept besi
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -29,6 +31,7 @@ from edgectl.training.tables import RECORDED_STREAM, RECORDED_TIME
 KEY = RECORDING
 _BEGUN = "recording.json"
 DAMAGED = "a part on this machine's disk is damaged"
+T = TypeVar("T")
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +65,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     end_ns: int = 0
     boot: str = ""
     gaps: tuple[Gap, ...] = ()
+    torn: bool = False
+    """Parts behind these are damaged: what is missing next was lost here."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,12 +115,8 @@ def table(blocks: Sequence[Block], status: RecordingStatus) -> pa.Table:
 
 
 def summary(path: Path) -> Summary | None:
-    """What a recording at `path` says of itself; None if that file is none."""
-    try:
-        found = (pq.read_schema(path).metadata or {}).get(KEY)
-        return None if found is None else msgspec.json.decode(found, type=Summary)
-    except (OSError, pa.ArrowException, *UNREADABLE):
-        return None
+    """What a recording at `path` says of itself; None if that file is none. Raises `StorageError`: cannot be read."""
+    return _described(path, Summary) if os.path.exists(path) else None
 
 
 class Parts:
@@ -141,11 +142,18 @@ class Parts:
         write_file(self.folder / _BEGUN, msgspec.json.encode(begun))
 
     def progress(self) -> Progress:
-        """How far the parts go that can be read: what a damaged one behind them held is missing from there on."""
-        return next((found for part in reversed(self._parts()) if (found := _progress(part)) is not None), Progress())
+        """How far the parts go that are sound: what a damaged one behind them held is missing from there on.
+
+        Raises `StorageError`, as `damaged`, `join` and `fits`, where this machine does not let a part be read.
+        """
+        parts = self._parts()
+        for part in reversed(parts):
+            if (found := _described(part, Progress)) is not None:
+                return msgspec.structs.replace(found, torn=part != parts[-1])
+        return Progress(torn=bool(parts))
 
     def damaged(self, readings: int) -> tuple[tuple[Path, ...], tuple[Gap, ...]]:
-        """The parts that cannot be read, and what is missing because of them.
+        """The parts that are damaged, and what is missing because of them.
 
         Reads all of them. Every part says how many readings there are up to its end, so what lies between two sound
         ones is known.
@@ -157,7 +165,7 @@ class Parts:
         gaps: list[Gap] = []
         before = Progress()
         for part in self._parts():
-            found, rows = _progress(part), _table(part)
+            found, rows = _described(part, Progress), _table(part)
             if found is None or rows is None:
                 damaged.append(part)
                 continue
@@ -178,7 +186,7 @@ class Parts:
         return _write(self.folder / f"{number:08}.parquet", [marked])
 
     def join(self, status: RecordingStatus, found: Summary) -> int:
-        """Make the one file of the parts that can be read, and forget them; returns its size in bytes.
+        """Make the one file of the parts that are sound, and forget them; returns its size in bytes.
 
         Damaged ones are kept beside it as ``FILE.NUMBER.parquet.damaged``. Raises `StorageError`.
         """
@@ -195,7 +203,7 @@ class Parts:
         described = schema(status).with_metadata({KEY: msgspec.json.encode(found)})
         size = _write(self.file, readable(), described)
         for part in damaged:
-            os.replace(part, self.file.with_name(f"{self.file.name}.{part.name}.damaged"))
+            _set_aside(part, self.file.with_name(f"{self.file.name}.{part.name}.damaged"))
         shutil.rmtree(self.folder, ignore_errors=True)
         return size
 
@@ -209,27 +217,47 @@ class Parts:
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
 
-def _progress(part: Path) -> Progress | None:
-    found = _schema(part)
+def _described(path: Path, kind: type[T]) -> T | None:
+    """What a file says of itself; None if it is damaged or says nothing."""
+    found = _schema(path)
     try:
-        return None if found is None else msgspec.json.decode((found.metadata or {})[KEY], type=Progress)
+        return None if found is None else msgspec.json.decode((found.metadata or {})[KEY], type=kind)
     except (KeyError, *UNREADABLE):
         return None
 
 
 def _schema(part: Path) -> pa.Schema | None:
-    """None if the part is damaged, as in the two beside this one."""
-    try:
-        return pq.read_schema(part)
-    except (OSError, pa.ArrowException, *UNREADABLE):
-        return None
+    return _sound(pq.read_schema, part)
 
 
 def _table(part: Path) -> pa.Table | None:
+    return _sound(pq.read_table, part)
+
+
+def _sound(read: Callable[[Path], T], part: Path) -> T | None:
+    """What `read` finds, None if the part is damaged. Raises `StorageError` where nobody can tell."""
     try:
-        return pq.read_table(part)
-    except (OSError, pa.ArrowException, *UNREADABLE):
+        return read(part)
+    except OSError as e:
+        if e.errno in (None, errno.EIO):  # no errno: what Arrow says of content
+            return None
+        raise StorageError(
+            f"cannot read {part}: {os.strerror(e.errno).lower()}",
+            hint="make it readable; the same command then goes on",
+        ) from e
+    except (pa.ArrowException, *UNREADABLE):
         return None
+
+
+def _set_aside(part: Path, target: Path) -> None:
+    try:
+        os.replace(part, target)
+    except OSError as e:
+        raise StorageError(
+            f"the recording is complete, but its damaged part {part} cannot become {target}: "
+            f"{(e.strerror or str(e)).lower()}",
+            hint=f"move it by hand, and remove {part.parent}",
+        ) from e
 
 
 def _lost(before: Progress, readings: int) -> Iterator[Gap]:

@@ -16,7 +16,7 @@ from typing import Protocol
 from edgectl_agent.core.recordings import Block, RecordingOrder, RecordingPage, RecordingStatus
 
 from edgectl.core.errors import ConfigError, NodeUnreachable, RemoteRefused, UsageError
-from edgectl.history.parts import Begun, Gap, Parts, Progress, Summary, summary, table
+from edgectl.history.parts import DAMAGED, Begun, Gap, Parts, Progress, Summary, summary, table
 
 _PART_READINGS = 500_000
 _PART_S = 15.0
@@ -66,8 +66,7 @@ def merged(progress: Progress, block: Block, replayable: bool) -> Progress:
     gaps = list(progress.gaps)
     lost = block.first - progress.taken
     if lost > 0:
-        why = "the node's spool was full before they were fetched, or its disk lost them"
-        gaps.append(Gap(after_ns=progress.end_ns, before_ns=block.begin_ns, readings=lost, why=why))
+        gaps.append(Gap(after_ns=progress.end_ns, before_ns=block.begin_ns, readings=lost, why=_why_lost(progress)))
     if progress.boot and block.boot != progress.boot and not replayable:
         why = "the agent was restarted, and the source does not bring readings again"
         gaps.append(Gap(after_ns=progress.end_ns, before_ns=block.begin_ns, readings=None, why=why))
@@ -86,12 +85,15 @@ def ended_with(progress: Progress, status: RecordingStatus) -> Progress:
     lost = status.readings - progress.taken
     if lost <= 0:
         return progress
-    why = "the node's spool was full before they were fetched, or its disk lost them"
-    gap = Gap(after_ns=progress.end_ns, before_ns=0, readings=lost, why=why)
+    gap = Gap(after_ns=progress.end_ns, before_ns=0, readings=lost, why=_why_lost(progress))
     return Progress(
         head=status.head, taken=status.readings, readings=progress.readings, end_ns=progress.end_ns,
         boot=progress.boot, gaps=(*progress.gaps, gap),
     )  # fmt: skip
+
+
+def _why_lost(progress: Progress) -> str:
+    return DAMAGED if progress.torn else "the node's spool was full before they were fetched, or its disk lost them"
 
 
 def record(node: Node, wanted: Wanted, tools: Tools) -> tuple[Summary, bool]:

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from edgectl_agent.core.recordings import Block, Delivered, RecordingStatus
 
-from edgectl.core.errors import ConfigError
-from edgectl.history.parts import Gap, Parts, Progress, Summary, summary, table
+from edgectl.core.errors import ConfigError, StorageError
+from edgectl.history.parts import DAMAGED, Gap, Parts, Progress, Summary, summary, table
 from edgectl.history.record import ended_with, merged
 from edgectl.training.recipe import load
 from edgectl.training.tables import read
@@ -111,9 +111,17 @@ def test_a_damaged_part_is_a_gap_and_the_others_are_joined(tmp_path: Path, which
     damaged, (gap,) = parts.damaged(6)
     assert (damaged, gap.readings) == ((bad,), 2)
     found = Summary(node="n1", source="s", started_ns=0, ended_ns=9, readings=4, gaps=(gap,), channels={"vib": "mm/s"})
+    aside = tmp_path / f"s.parquet.{bad.name}.damaged"
+    aside.mkdir()
+    with pytest.raises(
+        StorageError, match=r"complete, but its damaged part .* cannot become .*: is a directory → move"
+    ):
+        parts.join(status(), found)
+    assert bad.exists()
+    aside.rmdir()
     parts.join(status(), found)
     assert pq.read_table(parts.file).num_rows == 4
-    assert (tmp_path / f"s.parquet.{bad.name}.damaged").exists()
+    assert aside.exists()
     assert not parts.folder.exists()
 
 
@@ -126,8 +134,20 @@ def test_a_damaged_newest_part_leaves_one_gap_when_the_recording_goes_on_behind_
     (parts.folder / "00000002.parquet").write_bytes(b"PAR1")
     resumed = merged(parts.progress(), block(3, 4), replayable=True)
     parts.add(table([block(3, 4)], status()), resumed)
-    assert [gap.readings for gap in resumed.gaps] == [2]
+    assert [(gap.readings, gap.why) for gap in resumed.gaps] == [(2, DAMAGED)]
+    assert not resumed.torn
     assert parts.damaged(resumed.readings) == ((parts.folder / "00000002.parquet",), ())
+
+
+def test_a_part_that_cannot_be_opened_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "s.parquet")
+    parts.folder.mkdir()
+    part = parts.folder / "00000001.parquet"
+    part.symlink_to(part)  # root may read everything else
+    message = rf"cannot read {part}: too many levels of symbolic links → make it readable"
+    for look in (parts.progress, lambda: parts.damaged(0), lambda: parts.fits(status())):
+        with pytest.raises(StorageError, match=message):
+            look()
 
 
 def test_parts_of_other_channels_are_told_from_those_of_the_source_as_it_is(tmp_path: Path) -> None:
