@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgectl_agent.core import onnx_graph
+from edgectl_agent.core import online, onnx_graph
 from edgectl_agent.core.bundle import Bundle
 from edgectl_agent.core.errors import AdmissionError
 
@@ -23,12 +23,8 @@ def admit(bundle: Bundle) -> float:
     tolerance = bundle.golden.tolerance
     if not 0 < tolerance < math.inf:
         raise AdmissionError(f"golden vectors have tolerance {tolerance}, expected a positive number", reason="golden")
-    onnx_graph.check(bundle.model)
-    # Only now: the import costs 0.2 s and 30 MB, which a refused model should not.
-    from edgectl_agent.inference import Model, golden_error
-
     try:
-        error = golden_error(Model(bundle.model), bundle.golden, len(bundle.feature_names))
+        error = online.golden_error(bundle) if bundle.estimator == "online" else _error_of_model(bundle)
     except MemoryError as e:
         raise AdmissionError("model needs more memory than allowed", reason="memory") from e
     if not error <= 1:
@@ -36,3 +32,11 @@ def admit(bundle: Bundle) -> float:
             f"model deviates from its golden vectors by {error:.3g} times the tolerance on this node", reason="golden"
         )
     return error
+
+
+def _error_of_model(bundle: Bundle) -> float:
+    onnx_graph.check(bundle.model)
+    # Only now: the import costs 0.2 s and 30 MB, which a refused model should not.
+    from edgectl_agent.inference import Model, golden_error
+
+    return golden_error(Model(bundle.model), bundle.golden, len(bundle.feature_names))

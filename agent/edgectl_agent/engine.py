@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from edgectl_agent.core import bundle as bundles
+from edgectl_agent.core import online
 from edgectl_agent.core.batch import Batch, Float32, Float64, Int32, Int64, StreamTable
 from edgectl_agent.core.categories import code_table
 from edgectl_agent.core.detector import Detection, Detector
@@ -23,6 +24,7 @@ from edgectl_agent.core.errors import AdmissionError
 from edgectl_agent.core.join import Membership
 from edgectl_agent.core.limit import IDLE_NS, StreamLimit
 from edgectl_agent.core.messages import ModelStatus
+from edgectl_agent.core.online import detector_of, no_model
 from edgectl_agent.inference import Model, golden_error
 from edgectl_agent.sources.interface import Chunk
 
@@ -84,8 +86,7 @@ class Engine:
                 where it was made.
         """
         bundle = bundles.decode(raw)
-        model = Model(bundle.model)
-        deviation = golden_error(model, bundle.golden, len(bundle.feature_names))
+        answers, deviation = _answers(bundle)
         if not deviation <= 1:
             raise AdmissionError(
                 f"{bundle.recipe} {version} deviates {deviation:.3g} times the tolerance from its golden vectors, "
@@ -95,14 +96,14 @@ class Engine:
 
         def score(x: Float32) -> Float32:
             started = time.perf_counter()
-            answer = model.score(x)
+            answer = answers(x)
             observe(time.perf_counter() - started)
             return answer
 
         digest = bundles.digest(raw)
 
         def build() -> Detector:
-            return Detector(
+            return detector_of(
                 bundle, node=node, version=version, digest=digest, streams=streams, score=score, max_streams=max_streams
             )
 
@@ -261,6 +262,18 @@ class Engine:
 
     def _counters(self) -> Counter[str]:
         return self.detector.counters + Counter(code_table_refilled=self._code_table.refills)
+
+
+def _answers(bundle: bundles.Bundle) -> tuple[Callable[[Float32], Float32], float]:
+    """The bundle's model, and its largest deviation from the golden vectors in units of the tolerance.
+
+    Raises:
+        AdmissionError: the model does not load.
+    """
+    if bundle.estimator == "online":
+        return no_model, online.golden_error(bundle)
+    model = Model(bundle.model)
+    return model.score, golden_error(model, bundle.golden, len(bundle.feature_names))
 
 
 class Trial:

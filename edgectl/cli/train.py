@@ -13,6 +13,7 @@ from edgectl.cli.interrupts import interrupts
 from edgectl.cli.output import Format, FormatOption, emit_one, note, progress, settings
 
 if TYPE_CHECKING:
+    from edgectl.training.online import Made
     from edgectl.training.pipeline import Trained
     from edgectl.training.recipe import Recipe
 
@@ -39,20 +40,20 @@ def train(
     with interrupts() as check:
         from edgectl.core.errors import UsageError
         from edgectl.registry.interface import checked_version
-        from edgectl.training.draft import draft
+        from edgectl.training.draft import draft, page
         from edgectl.training.plot import check_path, draw
         from edgectl.training.recipe import find
-        from edgectl.training.report import render
 
         workspace = settings(ctx).workspace
         files = [*(data or ()), *(more or ())]
-        if not files:
+        found_recipe = find(recipe, workspace.models)
+        if not files and (found_recipe.estimator != "online" or plot is not None):
             raise UsageError("no data given", hint=f"edgectl train {recipe} --data FILE")
         if plot is not None:
             check_path(plot)
         if version is not None:
             checked_version(version)
-        trained = _run(find(recipe, workspace.models), files, sort, seed, check)
+        trained = _run(found_recipe, files, sort, seed, check)
         if plot is not None:
             draw(trained, plot)
         release = draft(trained, wiring.now())
@@ -64,23 +65,26 @@ def train(
     name, added = entry.release.recipe, entry.release.version not in before
     found = {"recipe": name, "version": entry.release.version, "added": added, "location": entry.location,
              "release": entry.release, "report": trained.report}  # fmt: skip
-    emit_one(found, output, lambda _: render(trained.report).rstrip(), name=lambda _: name)
+    emit_one(found, output, lambda _: page(trained).rstrip(), name=lambda _: name)
     if added:
-        note(f"added {name} {entry.release.version} in {entry.location} (report.txt, scores.svg)")
+        note(f"added {name} {entry.release.version} in {entry.location} ({', '.join(release.files)})")
         note(f"next:  edgectl models sign {name}")
     else:
         said = "equal data, recipe and seed give equal bundles; nothing was added"
         note(f"already there as {name} {entry.release.version}: {said}")
 
 
-def _run(recipe: Recipe, files: list[str], sort: bool, seed: int | None, check: Callable[[], None]) -> Trained:
+def _run(recipe: Recipe, files: list[str], sort: bool, seed: int | None, check: Callable[[], None]) -> Trained | Made:
     """Read and train, with a bar on the terminal that names each stage."""
     import time
 
+    from edgectl.training import online
     from edgectl.training.pipeline import train as run
     from edgectl.training.prometheus import fetch, is_url, parse
     from edgectl.training.tables import read
 
+    if not files:
+        return online.make(recipe, seed=seed)
     with progress(f"read {len(files)} file{'' if len(files) == 1 else 's'}", 100) as bar:
         fetched = [fetch(parse(url, time.time_ns()), recipe) for url in files if is_url(url)]
         table = read([Path(file) for file in files if not is_url(file)], recipe, sort, fetched)
@@ -97,4 +101,5 @@ def _run(recipe: Recipe, files: list[str], sort: bool, seed: int | None, check: 
             bar.advance(percent - shown)
             shown = percent
 
-        return run(recipe, table, seed=seed, files=tuple(map(str, files)), progress=tell)
+        build = online.make if recipe.estimator == "online" else run
+        return build(recipe, table, seed=seed, files=tuple(map(str, files)), progress=tell)

@@ -55,6 +55,9 @@ PARAMS: Mapping[Estimator, Mapping[str, Param]] = {
         "learning_rate": Param(float, 1e-6, 1.0, "step size of Adam"),
         "inside": Param(float, 0.0, 100.0, "weight of the row's own distance from the centre beside the residual's"),
     },
+    "online": {
+        "warm_up": Param(int, 30, 10_000, "readings of a channel before it is judged"),
+    },
 }
 
 

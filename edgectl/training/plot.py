@@ -12,7 +12,10 @@ import numpy as np
 from edgectl_agent.core.wording import counted
 
 from edgectl.core.errors import ConfigError, StorageError
+from edgectl.training import online
 from edgectl.training.pipeline import Trained
+from edgectl.training.replay import Replay
+from edgectl.training.tables import Table
 
 FORMATS = (".svg", ".png")
 _STREAMS = 6
@@ -29,7 +32,7 @@ def check_path(path: Path) -> Path:
     return path
 
 
-def draw(trained: Trained, path: Path) -> None:
+def draw(trained: Trained | online.Made, path: Path) -> None:
     """Write the picture to `path`, as SVG or PNG by its ending.
 
     Raises:
@@ -41,18 +44,21 @@ def draw(trained: Trained, path: Path) -> None:
     from matplotlib.figure import Figure
 
     check_path(path)
-    streams = _worst_streams(trained)
+    held, table, alerts = trained.held, trained.table, trained.report.alerts
+    if held is None or table is None or alerts is None:
+        raise ConfigError("there are no scores to draw without a history", hint="give --data FILE")
+    streams = _worst_streams(held, table)
     with mpl.rc_context({"svg.hashsalt": "edgectl", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(11, 1.5 + 1.9 * len(streams)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(streams), 1, sharex=True, squeeze=False)[:, 0]
         for ax, stream in zip(axes, streams, strict=True):
-            _draw_stream(ax, trained, stream)
+            _draw_stream(ax, held, table, stream)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         r = trained.report
         figure.suptitle(
-            f"{r.recipe} ({r.estimator}), held-out readings: {counted(r.alerts.alerts, 'alert')} in "
-            f"{r.alerts.stream_days:.1f} stream-days, budget {r.alerts.budget_per_day:.3g} per stream and day"
+            f"{r.recipe} ({r.estimator}), held-out readings: {counted(alerts.alerts, 'alert')} in "
+            f"{alerts.stream_days:.1f} stream-days, budget {alerts.budget_per_day:.3g} per stream and day"
         )
         try:
             figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else {"Software": None})
@@ -60,17 +66,15 @@ def draw(trained: Trained, path: Path) -> None:
             raise StorageError(f"{path}: cannot be written: {e.strerror or e}") from e
 
 
-def _worst_streams(trained: Trained) -> list[int]:
+def _worst_streams(held: Replay, table: Table) -> list[int]:
     """Streams by their highest score in units of the threshold, at most `_STREAMS`."""
-    held, table = trained.held, trained.table
     ratio = np.nan_to_num(held.scores / np.maximum(held.threshold, 1e-12), nan=0.0)
     peak = np.zeros(len(table.streams))
     np.maximum.at(peak, table.stream[held.rows], ratio)
     return sorted(int(s) for s in np.argsort(-peak, kind="stable")[:_STREAMS])
 
 
-def _draw_stream(ax: Any, trained: Trained, stream: int) -> None:
-    held, table = trained.held, trained.table
+def _draw_stream(ax: Any, held: Replay, table: Table, stream: int) -> None:
     mine = np.flatnonzero((table.stream[held.rows] == stream) & np.isfinite(held.scores))
     time = table.event_time[held.rows[mine]].astype("datetime64[ns]").astype("datetime64[ms]")
     keep = _peaks(held.scores[mine])

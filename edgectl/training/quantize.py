@@ -58,6 +58,8 @@ class Measured:
 
 def why_not(estimator: Estimator, variant: Variant) -> str:
     """Why this variant of this estimator is never built; empty if it can be."""
+    if estimator == "online" and variant != "fp32":
+        return f"it learns on the node and has no weights to store as {variant}"
     if estimator == "isolation-forest" and variant != "fp32":
         return f"trees compare and add, they have no matrices to store as {variant}; fewer trees make them smaller"
     return ""

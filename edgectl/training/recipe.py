@@ -36,6 +36,8 @@ from edgectl_agent.core.bundle import (
     Estimator,
     Features,
     FeatureSpec,
+    InstantFeatures,
+    Records,
     Templates,
     Variant,
     span_ns,
@@ -49,7 +51,7 @@ from edgectl.training.feature_entries import Names, feature_groups
 from edgectl.training.joins import join_of
 from edgectl.training.mining import Mining
 from edgectl.training.recipe_checks import at, duration, once, wrong
-from edgectl.training.recipe_file import BudgetEntry, ChannelEntry, MineEntry, RecipeFile
+from edgectl.training.recipe_file import AlertsEntry, BudgetEntry, ChannelEntry, MineEntry, RecipeFile
 
 FILE = "recipe.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -81,6 +83,8 @@ class Recipe:
     estimator: Estimator
     params: Mapping[str, int | float] = field(default_factory=dict)
     seed: int = 0
+    online: Records | None = None
+    """Constants of the estimator ``online``."""
     every_ns: int | None = None
     fit_share: float = 0.7
     exclude: Path | None = None
@@ -164,7 +168,8 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
     channels = tuple(_channel(name, entry or ChannelEntry()) for name, entry in raw.channels.items())
     mined = _mined(raw)
     names = Names(channels, tuple(raw.categories), _zone(raw.time.zone), tuple(mined))
-    features = feature_groups(raw.features, names)
+    estimator, seed, params = _model(raw.model)
+    features = feature_groups(raw.features, names) if raw.features else _own_values(raw, channels, estimator)
     spec = FeatureSpec(
         channels=channels,
         features=features,
@@ -174,7 +179,6 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         join=join_of(raw),
     )
     once("features", feature_names(spec))
-    estimator, seed, params = _model(raw.model)
     part = _PART.fullmatch(raw.train.part.strip())
     if part is None or not 10 <= float(part[1]) <= 95:
         raise wrong("train.part", "'first N%' with N from 10 to 95", raw.train.part)
@@ -193,20 +197,42 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         estimator=estimator,
         params=params,
         seed=seed,
+        online=_constants(params) if estimator == "online" else None,
         every_ns=duration("sampling.every", raw.sampling.every) if raw.sampling.every else None,
         fit_share=float(part[1]) / 100,
         exclude=path.parent / raw.train.exclude if raw.train.exclude else None,
         clip=_clip(raw.train.clip),
         budget=_budget(raw.alerts.budget),
-        rule=AlertRule(
-            hold_ns=duration("alerts.hold", raw.alerts.hold, zero=True),
-            clear_after_ns=duration("alerts.clear_after", raw.alerts.clear_after, zero=True),
-            runbook=raw.alerts.runbook,
-        ),
+        rule=_rule(raw.alerts, estimator),
         adaptation=_adaptation(raw.alerts.adapt),
         variants=_variants(raw.ship.variants),
         max_size=at("ship.max_size", size_bytes, raw.ship.max_size) if raw.ship.max_size else None,
         max_p99_us=duration("ship.latency_p99", raw.ship.latency_p99) / 1e3 if raw.ship.latency_p99 else None,
+    )
+
+
+def _own_values(raw: RecipeFile, channels: tuple[Channel, ...], estimator: Estimator) -> tuple[Features, ...]:
+    """What a recipe without features watches."""
+    if estimator != "online":
+        raise wrong("features", "at least one group of features (model: {type: online} alone does without)", "none")
+    if not channels:
+        raise wrong("channels", "at least one channel where there are no features", "none")
+    return (InstantFeatures(channels=tuple(raw.channels), kinds=("value",)),)
+
+
+def _constants(params: Mapping[str, int | float]) -> Records:
+    usual = Records()
+    return Records(warm_up=int(params.get("warm_up", usual.warm_up)))
+
+
+def _rule(entry: AlertsEntry, estimator: Estimator) -> AlertRule:
+    hold_ns = duration("alerts.hold", entry.hold, zero=True)
+    if hold_ns and estimator == "online":
+        raise wrong("alerts.hold", "0s with model: {type: online}, which says what is new once", entry.hold)
+    return AlertRule(
+        hold_ns=hold_ns,
+        clear_after_ns=duration("alerts.clear_after", entry.clear_after, zero=True),
+        runbook=entry.runbook,
     )
 
 

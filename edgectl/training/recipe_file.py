@@ -158,7 +158,8 @@ class RecipeFile(_Entry, frozen=True, kw_only=True):
     """The data is a log: how its lines become readings."""
     sampling: SamplingEntry = SamplingEntry()
     join: JoinEntry | None = None
-    features: tuple[FeatureEntry, ...]
+    features: tuple[FeatureEntry, ...] = ()
+    """May be left out with the model `online` alone: then each channel's own value is watched."""
     warm_up: str = ""
     """Default: the longest window."""
     lateness: str = "0s"

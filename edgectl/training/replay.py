@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from edgectl_agent.core.batch import Float32, Float64, Int64, StreamTable
 from edgectl_agent.core.bundle import Bundle
-from edgectl_agent.core.detector import Detector
 from edgectl_agent.core.join import unjoined
 from edgectl_agent.core.messages import Severity
+from edgectl_agent.core.online import detector_of
 
 from edgectl.training.split import Split
 from edgectl.training.tables import Table
@@ -71,7 +71,9 @@ def replay(
     start_ns = int(table.event_time[parts.cut])
     lead = int(np.searchsorted(table.event_time, start_ns - 2 * bundle.features.warm_up_ns))
     bundle = msgspec.structs.replace(bundle, features=unjoined(bundle.features))  # rows are joined already
-    detector = Detector(bundle, node="training", version="", digest="", streams=StreamTable(table.streams), score=score)
+    detector = detector_of(
+        bundle, node="training", version="", digest="", streams=StreamTable(table.streams), score=score
+    )
     rows = np.arange(lead, len(table))
     scores, threshold = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     episodes: dict[str, Episode] = {}

@@ -112,31 +112,37 @@ def render(report: Report) -> str:
         f"DATA      {d.readings:,} readings of {counted(d.streams, 'stream')}, {span}, "
         f"every {about(d.interval_ns)}, {counted(d.gaps, 'gap')}",
         f"SPLIT     {s.fit:,} to fit, then {s.held:,} held out from {iso(s.cut_ns)}{_unused(s)}",
-        *_wrapped("FEATURES  ", report.features),
+        *wrapped("FEATURES  ", report.features),
         f"SCORES    held out: median {report.scores.median:.4g} · 99 % {report.scores.p99:.4g} · "
         f"99.9 % {report.scores.p999:.4g} · highest {report.scores.highest:.4g}",
-        f"THRESHOLD warning {report.scores.warning:.4g} for {_rate(a.budget_per_day)} · "
-        f"critical {report.scores.critical:.4g} for {_rate(a.critical_per_day)} (false alerts per stream)",
+        f"THRESHOLD warning {report.scores.warning:.4g} for {rate(a.budget_per_day)} · "
+        f"critical {report.scores.critical:.4g} for {rate(a.critical_per_day)} (false alerts per stream)",
         f"ALERTS    held out (the part that set the threshold): {a.alerts} in {a.stream_days:.1f} stream-days = "
         f"{a.per_day:.2f} per stream and day, "
         f"{a.critical} critical",
         "",
-        *_faults(report.faults),
+        *faults_table(report.faults),
         "",
-        *_table(
-            ("VARIANT", "SHIP", "MODEL", "BUNDLE", "P50", "P99", "ONSET F1", "WHY"),
-            [
-                (v.variant, "yes" if v.kept else "no", _kb(v.model_bytes), _kb(v.bundle_bytes), _us(v.p50_us),
-                 _us(v.p99_us), "-" if v.onset_f1 is None else f"{v.onset_f1:.3f}", v.why)
-                for v in report.variants
-            ],
-        ),
-    ]  # fmt: skip
+        *variants_table(report.variants),
+    ]
     lines += ["", *(f"Note: {remark}" for remark in report.remarks)] if report.remarks else []
     return "\n".join(lines) + "\n"
 
 
-def _faults(faults: Sequence[FaultNumbers]) -> list[str]:
+def variants_table(variants: Sequence[VariantNumbers]) -> list[str]:
+    """What ships, and why the others do not."""
+    return _table(
+            ("VARIANT", "SHIP", "MODEL", "BUNDLE", "P50", "P99", "ONSET F1", "WHY"),
+            [
+                (v.variant, "yes" if v.kept else "no", _kb(v.model_bytes), _kb(v.bundle_bytes), _us(v.p50_us),
+                 _us(v.p99_us), "-" if v.onset_f1 is None else f"{v.onset_f1:.3f}", v.why)
+                for v in variants
+            ],
+        )  # fmt: skip
+
+
+def faults_table(faults: Sequence[FaultNumbers]) -> list[str]:
+    """What was found of synthetic faults."""
     if not any(f.injected for f in faults):
         return ["Synthetic faults: none; they change channels, and need enough held-out readings"]
     return [
@@ -157,7 +163,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in (head, *rows)]
 
 
-def _wrapped(title: str, words: Sequence[str], width: int = 118, most: int = 40) -> list[str]:
+def wrapped(title: str, words: Sequence[str], width: int = 118, most: int = 40) -> list[str]:
+    """Words in lines below each other."""
     shown = [*words[:most], *([f"and {len(words) - most} more"] if len(words) > most else [])]
     lines, line = [], title
     for word in shown:
@@ -187,7 +194,8 @@ def about(ns: int) -> str:
     return exact
 
 
-def _rate(per_day: float) -> str:
+def rate(per_day: float) -> str:
+    """How often."""
     return f"{per_day:g} per day" if per_day >= 1 else f"1 per {1 / per_day:.3g} days"
 
 

@@ -219,7 +219,10 @@ def test_a_category_is_named_apart_from_channels_and_asked_for_only_where_there_
         ({"features.1.window": "5m"}, "features[1]: expected exactly one of window, instant, phase, tumbling,"),
         ({"features.2.phase": ["day", "day"]}, "features[2].phase: expected each name once, found 'day' twice"),
         ({"features": [{"phase": ["day"]}]}, "features: expected at least one feature of a channel or category"),
-        ({"model.type": "auto"}, "model.type: expected one of pca, isolation-forest, autoencoder, found 'auto'"),
+        (
+            {"model.type": "auto"},
+            "model.type: expected one of pca, isolation-forest, autoencoder, online, found 'auto'",
+        ),
         ({"model.trees": 5}, "model.trees: unknown key, expected one of type, seed, hidden"),
         ({"model.epochs": "many"}, "model.epochs: expected a whole number from 1 to 10000"),
         ({"model.seed": -1}, "model.seed: expected a whole number from 0 to 4294967295, found -1"),

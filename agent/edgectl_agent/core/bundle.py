@@ -31,7 +31,7 @@ TimingKind = Literal["since_last", "rate"]
 SeasonalKind = Literal["residual", "z"]
 TemplateKind = Literal["count", "unseen", "rarity"]
 Variant = Literal["fp32", "fp16", "int8"]
-Estimator = Literal["pca", "isolation-forest", "autoencoder"]
+Estimator = Literal["pca", "isolation-forest", "autoencoder", "online"]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 Panes = Annotated[int, msgspec.Meta(gt=0, le=1000)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -382,6 +382,30 @@ class Adaptation(_Strict, frozen=True, kw_only=True):
     """Readings after which an observation has lost 63 % of its weight."""
 
 
+class Records(_Strict, frozen=True, kw_only=True, tag="records"):
+    """Constants of the detector that learns on the node alone; see `core.records`."""
+
+    fast: Fraction = 0.1
+    slow: Fraction = 0.001
+    """What a reading adds to the fast and to the slow mean."""
+    fade: Fraction = 1e-4
+    """How much of its half-range a range loses per reading."""
+    warm_up: Annotated[int, msgspec.Meta(ge=2)] = 100
+    """Readings of a channel before it is judged."""
+    refractory: PositiveInt = 50
+    """Readings after which a peak has lost 63 %."""
+    surprise: Annotated[tuple[tuple[float, float], ...], msgspec.Meta(min_length=2)] = (
+        (0.0, 0.0), (0.001, 2.1), (0.005, 2.52), (0.01, 2.83), (0.02, 3.03), (0.05, 3.27), (0.1, 3.56), (1.0, 5.0),
+        (1000.0, 20.0),
+    )  # fmt: skip
+    """Excess in units of the range, rising from 0 → -log10 of the share of readings that exceed it."""
+
+    def __post_init__(self) -> None:
+        pairs = list(zip(self.surprise, self.surprise[1:], strict=False))
+        if self.surprise[0][0] != 0 or any(not (a[0] < b[0] < 1e9 and a[1] <= b[1] < 1e9) for a, b in pairs):
+            raise ValueError("surprise rises with the excess, from 0")
+
+
 class Golden(_Strict, frozen=True, kw_only=True):
     """Standardised inputs with the scores that they must give on every node, within ``tolerance``.
 
@@ -411,7 +435,11 @@ class Bundle(_Strict, frozen=True, kw_only=True):
     adaptation: Adaptation
     golden: Golden
     model: bytes
-    """ONNX. Input ``features`` float32 (n, len(feature_names)); output ``score`` float32 (n,), higher is stranger."""
+    """ONNX. Input ``features`` float32 (n, len(feature_names)); output ``score`` float32 (n,), higher is stranger.
+    Empty for the estimator ``online`` alone."""
+    online: Records | msgspec.UnsetType = msgspec.UNSET
+    """Of the estimator ``online``: it learns on the node, each feature of a stream by itself; scaler, tail and
+    adaptation then mean nothing. Not encoded for the others."""
 
 
 _decoder = msgspec.msgpack.Decoder(Bundle)
@@ -437,6 +465,7 @@ def decode(raw: bytes) -> Bundle:
         raise TrustError(f"bundle does not decode: {e}", reason="malformed") from e
     if bundle.format != FORMAT:
         raise TrustError(f"bundle format {bundle.format} is not the expected {FORMAT}", reason="malformed")
+    _refuse_mixed(bundle)
     width = len(bundle.feature_names)
     if not width == len(bundle.scaler.center) == len(bundle.scaler.scale):
         raise TrustError("bundle's scaler and feature names differ in length", reason="malformed")
@@ -444,6 +473,15 @@ def decode(raw: bytes) -> Bundle:
     if len(golden.inputs) != 4 * golden.rows * width or len(golden.scores) != 4 * golden.rows:
         raise TrustError("bundle's golden vectors have the wrong size", reason="malformed")
     return bundle
+
+
+def _refuse_mixed(bundle: Bundle) -> None:
+    """A bundle has a model, or constants for learning on the node."""
+    online, constants = bundle.estimator == "online", not isinstance(bundle.online, msgspec.UnsetType)
+    if online != constants:
+        raise TrustError("bundle's estimator and its constants for learning on the node disagree", reason="malformed")
+    if online and (bundle.model or bundle.variant != "fp32"):
+        raise TrustError("bundle of the estimator online has a model or a variant other than fp32", reason="malformed")
 
 
 def digest(raw: bytes) -> str:

@@ -11,22 +11,23 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgectl_agent.core.alerts import AlertTracker, Change, Track
+from edgectl_agent.core.alerts import AlertTracker, Track
 from edgectl_agent.core.arrays import planes
-from edgectl_agent.core.batch import Batch, Float32, Float64, Int64, StreamTable
+from edgectl_agent.core.batch import Batch, Float32, Float64, Int32, Int64, StreamTable
 from edgectl_agent.core.bundle import Bundle, Scaler
 from edgectl_agent.core.features import OK, OVER_LIMIT, STATUS, FeatureBuilder
 from edgectl_agent.core.join import Joiner, buffer
 from edgectl_agent.core.messages import Alert, AlertState, Contribution, alert_id
 from edgectl_agent.core.reorder import Released, Reorder
 from edgectl_agent.core.runs import Runs
-from edgectl_agent.core.threshold import AdaptiveThreshold, Levels
+from edgectl_agent.core.threshold import AdaptiveThreshold
 
 _SHOWN = 3
 """How many contributions an alert carries."""
@@ -53,6 +54,43 @@ class Detection:
     threshold: Float64
     alerts: tuple[Alert, ...]
     serial: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became of the readings of a batch that were scored: their rows in it, shape (k,), scores, and warning
+    thresholds in force; and what they change."""
+
+    rows: Int64
+    score: Float64
+    warning: Float64
+    alerts: tuple[Alert, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a reading was strange: channels or features, the strangest first, and the latest values of the first."""
+
+    contributions: tuple[Contribution, ...] = ()
+    recent: tuple[float, ...] = ()
+
+
+class InForce(Protocol):
+    """Thresholds for each of n scores, and how improbable a score is."""
+
+    @property
+    def warning(self) -> Float64:
+        """Shape (n,)."""
+
+    @property
+    def critical(self) -> Float64:
+        """Shape (n,)."""
+
+    def surprise(self, row: int, score: float) -> float:
+        """-log10 of the tail probability of `score` as it was at `row`."""
+
+
+Explain = Callable[[int], Why]
 
 
 class Standardise:
@@ -124,7 +162,7 @@ class Detector:
         self.bundle, self.version, self.digest = bundle, version, digest
         self.streams = streams
         self._node, self._score, self._max_streams = node, score, max_streams
-        self._features = FeatureBuilder(bundle.features)
+        self._features = self._builder()
         self._takes_one = self._features.takes_one and 0.0 not in bundle.scaler.scale
         self._standardise, self._standardise_few = Standardise(bundle.scaler), StandardiseFew(bundle.scaler)
         self._reorder: Reorder | Joiner | None = buffer(bundle.features)
@@ -133,6 +171,10 @@ class Detector:
         self._tracker = AlertTracker(bundle.rule)
         self.counters: Counter[str] = Counter()
         self.inferences = 0
+
+    def _builder(self) -> FeatureBuilder:
+        """Of the features that are scored."""
+        return FeatureBuilder(self.bundle.features)
 
     @property
     def open_alerts(self) -> int:
@@ -276,17 +318,23 @@ class Detector:
             return Detection(scores, threshold, (), serial)
         if len(usable) < len(rows.rows):
             x = x.take(usable, axis=1)
-        usable = rows.rows[usable]
-        raw = self._score(self._standardise(x.T)).astype(np.float64)
-        self.inferences += len(usable)
-        finite = np.isfinite(raw)
+        found = self._evaluate(batch, rows.rows[usable], x, accepted_ns, now_ns)
+        place = np.flatnonzero(counted)[found.rows]
+        scores[place], threshold[place] = found.score, found.warning
+        return Detection(scores, threshold, found.alerts, serial)
+
+    def _evaluate(self, batch: Batch, rows: Int64, x: Float64, accepted_ns: int, now_ns: int) -> Scored:
+        """Scores and alerts of the readings `rows`, sorted by stream, whose features are the columns of `x`."""
+        score = self._score(self._standardise(x.T)).astype(np.float64)
+        self.inferences += len(rows)
+        finite = np.isfinite(score)
         if not finite.all():
             self.counters["not_finite"] += int((~finite).sum())
-            usable, raw, x = usable[finite], raw[finite], x[:, finite]
-        warning, alerts = self._judge(batch, x, usable, raw, accepted_ns, now_ns)
-        place = np.flatnonzero(counted)[usable]
-        scores[place], threshold[place] = raw, warning
-        return Detection(scores, threshold, alerts, serial)
+            rows, score, x = rows[finite], score[finite], x[:, finite]
+        stream, time = batch.stream[rows], batch.event_time[rows]
+        levels = self._threshold.push(stream, time, score)
+        alerts = self._alerts(stream, time, score, levels, lambda row: self._why(x[:, row]), accepted_ns, now_ns)
+        return Scored(rows, score, levels.warning, alerts)
 
     def _process_few(
         self, batch: Batch, serial: Int64, accepted_ns: int, now_ns: int, horizon_ns: int | None
@@ -306,8 +354,9 @@ class Detector:
                 level = self._threshold.push_one(streams[i], times[i], score)
                 scores[i], threshold[i] = score, level.warning
                 if score >= level.warning or self._tracker.follows(streams[i]):
-                    time, one, here = batch.event_time[i : i + 1], np.array([score]), np.array([x]).T
-                    found += self._alerts(streams[i], time, one, level.levels, slice(0, 1), here, accepted_ns, now_ns)
+                    time, one = batch.event_time[i : i + 1], np.array([score])
+                    why = partial(self._why_alone, np.array(x))
+                    found += self._alerts_of(streams[i], time, one, level.levels, slice(0, 1), why, accepted_ns, now_ns)
         found.sort(key=_BY_TIME)
         return Detection(np.array(scores), np.array(threshold), tuple(found), serial)
 
@@ -338,7 +387,8 @@ class Detector:
 
     def inherits(self, other: Detector) -> bool:
         """Whether both build the same features of the same streams."""
-        return other.bundle.features == self.bundle.features and other.streams is self.streams
+        same = type(other) is type(self) and other.bundle.features == self.bundle.features
+        return same and other.streams is self.streams
 
     def adopt_features(self, other: Detector) -> bool:
         """Take over the window state of `other`, and what it holds, if both build the same features of the same
@@ -352,7 +402,7 @@ class Detector:
         """As `adopt_features`, and `other` goes on with its own."""
         if not self.adopt_features(other):
             return False
-        self._features = FeatureBuilder.restore(self.bundle.features, other._features.snapshot())
+        self._features = FeatureBuilder.restore(self._features.spec, other._features.snapshot())
         if other._reorder:
             self._reorder = buffer(self.bundle.features)
             assert self._reorder is not None
@@ -374,7 +424,7 @@ class Detector:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `snapshot` was taken by a detector of the same bundle; stream indices must mean the same."""
-        self._features = FeatureBuilder.restore(self.bundle.features, state["features"])
+        self._features = FeatureBuilder.restore(self._features.spec, state["features"])
         self._threshold.restore(state["threshold"])
         self._tracker.restore(state["alerts"])
         self.counters = Counter(state["counters"])
@@ -386,55 +436,53 @@ class Detector:
     def _cleared(self, tracks: Mapping[int, Track], now_ns: int) -> tuple[Alert, ...]:
         """Records that end these open alerts, whose streams bring no reading that would."""
         records = tuple(
-            self._record(s, t, "cleared", t.last_above_ns, self._threshold.surprise(s, t.peak), (), now_ns)
+            self._record(s, t, "cleared", t.last_above_ns, self._surprise(s, t.peak), Why(), now_ns)
             for s, t in tracks.items()
         )
         self.counters["alerts_cleared"] += len(records)
         return records
 
-    def _judge(
-        self, batch: Batch, x: Float64, rows: NDArray[np.int64], raw: Float64, accepted_ns: int, now_ns: int
-    ) -> tuple[Float64, tuple[Alert, ...]]:
-        """Thresholds and alerts for scored `rows`, sorted by stream; their features are the columns of `x`."""
-        stream, time = batch.stream[rows], batch.event_time[rows]
-        levels = self._threshold.push(stream, time, raw)
+    def _surprise(self, stream: int, score: float) -> float:
+        """-log10 of the tail probability of `score` as the stream is at present."""
+        return self._threshold.surprise(stream, score)
+
+    def _alerts(
+        self, stream: Int32, time: Int64, score: Float64, levels: InForce, why: Explain, accepted_ns: int, now_ns: int
+    ) -> tuple[Alert, ...]:
+        """What scored readings, sorted by stream, change; `why` explains a row of them."""
         runs = Runs.of(stream)
-        above = raw >= levels.warning
+        above = score >= levels.warning
         tracks = self._tracker.tracks()
         if not tracks and not above.any():
-            return levels.warning, ()
+            return ()
         busy = np.isin(stream[runs.starts], list(tracks))
-        busy |= np.logical_or.reduceat(above, runs.starts) if len(raw) else False
+        busy |= np.logical_or.reduceat(above, runs.starts) if len(score) else False
         found: list[Alert] = []
         for run in np.flatnonzero(busy):
             part = slice(int(runs.starts[run]), int(runs.ends[run]) + 1)
-            found += self._alerts(int(stream[part.start]), time, raw, levels, part, x, accepted_ns, now_ns)
+            found += self._alerts_of(int(stream[part.start]), time, score, levels, part, why, accepted_ns, now_ns)
         found.sort(key=_BY_TIME)
-        return levels.warning, tuple(found)
+        return tuple(found)
 
-    def _alerts(
-        self, stream: int, time: Int64, raw: Float64, levels: Levels, part: slice, x: Float64,
+    def _alerts_of(
+        self, stream: int, time: Int64, score: Float64, levels: InForce, part: slice, why: Explain,
         accepted_ns: int, now_ns: int,
     ) -> Iterator[Alert]:  # fmt: skip
         """What one stream's scored readings, the rows `part`, change."""
         changes = self._tracker.push(
-            stream, time[part], raw[part], levels.warning[part], levels.critical[part], accepted_ns
+            stream, time[part], score[part], levels.warning[part], levels.critical[part], accepted_ns
         )
         for change in changes:
             row = part.start + change.row
             surprise = levels.surprise(row, change.track.peak)
-            yield self._alert(stream, change, surprise, x[:, row], int(time[row]), now_ns)
-
-    def _alert(self, stream: int, change: Change, surprise: float, x: Float64, changed_ns: int, now_ns: int) -> Alert:
-        state: AlertState = "cleared" if change.cleared else "open"
-        self.counters["alerts_cleared" if change.cleared else "alerts_opened"] += 1
-        why = () if change.cleared else self._contributions(x)
-        return self._record(stream, change.track, state, changed_ns, surprise, why, now_ns)
+            self.counters["alerts_cleared" if change.cleared else "alerts_opened"] += 1
+            reasons = Why() if change.cleared else why(row)
+            state: AlertState = "cleared" if change.cleared else "open"
+            yield self._record(stream, change.track, state, int(time[row]), surprise, reasons, now_ns)
 
     def _record(
-        self, stream: int, track: Track, state: AlertState, changed_ns: int, surprise: float,
-        why: tuple[Contribution, ...], now_ns: int,
-    ) -> Alert:  # fmt: skip
+        self, stream: int, track: Track, state: AlertState, changed_ns: int, surprise: float, why: Why, now_ns: int
+    ) -> Alert:
         name = self.streams.name(stream)
         bundle = self.bundle
         return Alert(
@@ -452,17 +500,21 @@ class Detector:
             score=track.peak,
             threshold=track.threshold,
             surprise=round(surprise, 3),
-            contributions=why,
+            contributions=why.contributions,
+            recent=why.recent,
             runbook=bundle.rule.runbook,
             accepted_ns=track.accepted_ns,
             raised_ns=now_ns,
         )
 
-    def _contributions(self, x: Float64) -> tuple[Contribution, ...]:
+    def _why_alone(self, x: Float64, row: int) -> Why:
+        return self._why(x)
+
+    def _why(self, x: Float64) -> Why:
         """The features furthest from their centre, in units of their scale."""
         center, scale = np.asarray(self.bundle.scaler.center), np.asarray(self.bundle.scaler.scale)
         distance = np.nan_to_num(np.abs(x - center) / scale, nan=0.0)
-        return tuple(
+        contributions = tuple(
             Contribution(
                 feature=self.bundle.feature_names[i],
                 value=float(x[i]),
@@ -472,3 +524,4 @@ class Detector:
             for i in np.argsort(-distance, kind="stable")[:_SHOWN]
             if distance[i] > 0
         )
+        return Why(contributions)

@@ -128,6 +128,11 @@ class FeatureBuilder:
         return int((self._newest != _NEVER).sum())
 
     @property
+    def known(self) -> Int64:
+        """Which streams have state."""
+        return np.flatnonzero(self._newest != _NEVER)
+
+    @property
     def newest_ns(self) -> Int64:
         """Event time of each stream's newest reading, far below any where it has none; not to be written to."""
         return self._newest

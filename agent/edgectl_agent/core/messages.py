@@ -151,6 +151,9 @@ class Alert(_Message, frozen=True, kw_only=True):
     surprise: float
     """-log10 of the tail probability of ``score``."""
     contributions: tuple[Contribution, ...] = ()
+    recent: tuple[float, ...] = ()
+    """The latest values of the first contribution, at most 32, the newest last; empty where a model sees features of
+    several channels together."""
     runbook: str = ""
     accepted_ns: int = 0
     """When the source handed over the first reading above the threshold."""
