@@ -33,6 +33,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("edgectl.cli.generate:app", "Write data with labelled faults to try recipes on."),
     "data": ("edgectl.cli.data:app", "Record what nodes' sources deliver, to train on it."),
     "train": ("edgectl.cli.train:train", "Train a recipe on data and put the bundles into the registry."),
+    "evaluate": ("edgectl.cli.evaluate:evaluate", "Measure a recipe or model on labelled or unlabelled history."),
+    "datasets": ("edgectl.cli.datasets:app", "List and fetch public labelled corpora."),
     "bench": ("edgectl.cli.bench:bench", "Measure this machine with a trained model."),
     "models": ("edgectl.cli.models:app", "List, show, sign and verify trained models."),
     "nodes": ("edgectl.cli.nodes:app", "Add, check, install, upgrade, explain and remove nodes."),

@@ -14,13 +14,16 @@ import typer
 
 from edgectl.cli.output import Settings, interactive
 from edgectl.core.errors import ConfigError
-from edgectl.workspace import Workspace
+from edgectl.workspace import Workspace, find
 
 if TYPE_CHECKING:
+    from edgectl_agent.core.bundle import Variant
+
     from edgectl.connectors import Context
     from edgectl.connectors.client import NodeClient
     from edgectl.connectors.interface import Connector
     from edgectl.connectors.ssh_reach import Reach
+    from edgectl.evaluation.replaying import Subject
     from edgectl.inventory.agent_config import Columns
     from edgectl.inventory.types import FleetFile, Inventory, Node, SecretRef
     from edgectl.machine.interface import Host
@@ -83,6 +86,19 @@ def registry(workspace: Workspace) -> DirectoryRegistry:
     from edgectl.registry.directory import DirectoryRegistry
 
     return DirectoryRegistry(workspace.registry)
+
+
+def models(settings: Settings) -> Path | None:
+    """The operator's own recipes, if there is a workspace; what knows no fleet needs none."""
+    folder = find(settings.folder).models
+    return folder if folder.is_dir() else None
+
+
+def subject(settings: Settings, model: str, variant: Variant, seed: int | None) -> Subject:
+    """The recipe, trained model or bundle that `model` names, to be evaluated."""
+    from edgectl.evaluation.subjects import named
+
+    return named(model, models(settings), registry(find(settings.folder)), variant, seed)
 
 
 def store(workspace: Workspace, fleet: Inventory) -> Store:

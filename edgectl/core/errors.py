@@ -21,6 +21,7 @@ __all__ = [
     "AdmissionError",
     "AttackError",
     "ConfigError",
+    "DownloadFailed",
     "EdgeError",
     "ExpiredError",
     "IndexUnreachable",
@@ -101,6 +102,12 @@ class IndexUnreachable(EdgeError):
     """The package index does not answer."""
 
     exit_code, reason = 75, "index"
+
+
+class DownloadFailed(EdgeError):
+    """A public address does not answer, or not with what was asked for."""
+
+    exit_code, reason = 75, "download"
 
 
 class RemoteRefused(EdgeError):

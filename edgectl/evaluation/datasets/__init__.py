@@ -1,0 +1,1 @@
+"""Public labelled corpora: what is known of them (`catalogue`), and fetching them when somebody asks (`fetching`)."""
