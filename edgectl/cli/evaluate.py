@@ -43,7 +43,10 @@ def evaluate(
     data: Annotated[list[Path], typer.Argument(metavar="DATA", help="NAB's or SMD's folder, or data files.")],
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV with stream,start,end of anomalies.")] = None,
     label_column: Annotated[str, typer.Option(help="A column of the data, above 0 where it is anomalous.")] = "",
-    history: Annotated[float, typer.Option(min=0, max=95, help="First percent of own data: to train on.")] = 15,
+    history: Annotated[
+        float, typer.Option(min=0, max=95, help="First percent of own data: trained on, not scored.")
+    ] = 15,
+    train: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="That part in files of its own.")] = None,
     half: Annotated[Half, typer.Option(help="Of NAB: choose on A, report on B.")] = Half.ALL,
     only: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Series by name; repeatable.")] = None,
     budget: Annotated[str, typer.Option(help="Also ask for these false alerts per stream and day: 0.1,1,5.")] = "",
@@ -65,8 +68,8 @@ def evaluate(
         options = Options(budgets=_budgets(budget), seed=seed or 0, jobs=jobs or _cores(), by_ranges=ranges)
         subject = wiring.subject(settings(ctx), model, variant.value, seed)
         choice = Choice(
-            half=half.value, only=tuple(only or ()), share=history / 100, labels=labels, label_column=label_column,
-            sort=sort,
+            half=half.value, only=tuple(only or ()), share=history / 100, train=tuple(train or ()), labels=labels,
+            label_column=label_column, sort=sort,
         )  # fmt: skip
         models = wiring.models(settings(ctx))
         corpus = read(data, recipe_of(subject, models) if data[0].is_file() else None, choice)

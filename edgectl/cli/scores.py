@@ -42,6 +42,7 @@ def _methods(found: Evaluation) -> list[Column]:
     if found.windows:
         columns += [
             Column("RECALL", lambda row: _share(row.recall), right=True),
+            Column("ON", lambda row: f"{row.covered} of {row.windows}", right=True, wide=True),
             Column("DELAY", lambda row: hours(row.delay_ns), right=True),
             Column("AT", lambda row: _number(row.place), right=True, wide=True),
             Column("VUS-PR", lambda row: figure(row.vus_pr), right=True),

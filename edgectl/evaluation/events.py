@@ -68,14 +68,32 @@ def detections(alarms: Sequence[Alarm], series: Series) -> Bool:
     return found
 
 
-def alarms_of(score: Float64, threshold: float, series: Series) -> tuple[Alarm, ...]:
-    """One alarm for each stretch of scored readings at or above `threshold`; NaN is below."""
+def alarms_of(score: Float64, threshold: float, series: Series, clear_after_ns: int = AGAIN_NS) -> tuple[Alarm, ...]:
+    """An alarm wherever scored readings reach `threshold`, until they stay below it for `clear_after_ns`; NaN is below.
+
+    Without that, a score that flaps about its threshold would be charged for every reading.
+    """
     above = np.zeros(len(series) + 2, np.int8)
-    above[1:-1] = score >= threshold
+    with np.errstate(invalid="ignore"):
+        above[1:-1] = score >= threshold
     above[: series.begin + 1] = 0
-    edges = np.flatnonzero(np.diff(above))
-    time = series.time
-    return tuple(
-        Alarm(int(time[on]), int(time[off]) if off < len(time) else None)
-        for on, off in zip(edges[::2], edges[1::2], strict=True)
-    )
+    edges, time = np.flatnonzero(np.diff(above)), series.time
+    found: list[Alarm] = []
+    for on, off in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        alarm = Alarm(int(time[on]), int(time[off]) if off < len(time) else None)
+        last = found[-1].end_ns if found else None
+        if last is not None and alarm.raised_ns - last < clear_after_ns:
+            alarm = Alarm(found.pop().raised_ns, alarm.end_ns)
+        found.append(alarm)
+    return tuple(found)
+
+
+def covered(alarms: Sequence[Alarm], series: Series) -> int:
+    """Windows during which an alarm was on, whenever it was raised."""
+    found = 0
+    for window in series.windows:
+        if window.last < series.begin:
+            continue
+        start, end = int(series.time[max(window.first, series.begin)]), int(series.time[window.last])
+        found += any(a.raised_ns <= end and (a.end_ns is None or a.end_ns > start) for a in alarms)
+    return found

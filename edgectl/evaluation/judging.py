@@ -20,6 +20,7 @@ class Judged:
 
     Attributes:
         outcome: windows found and missed, false alerts, delays.
+        covered: windows during which an alarm was on, whenever it was raised.
         places: where in each found window the first alert lies: 0 its first reading, 1 its last.
         ranges: by aeon, NaN without it.
         alerts: NAB's points for each of `nab.PROFILES`, a detection being where an alert is raised.
@@ -29,6 +30,7 @@ class Judged:
     """
 
     outcome: Outcome
+    covered: int
     places: tuple[float, ...]
     ranges: Ranges
     alerts: tuple[nab.Points, ...]
@@ -61,6 +63,7 @@ def judged(series: Series, replayed: Replayed, by_ranges: bool) -> Judged:
         above = score >= replayed.threshold
     return Judged(
         outcome=events.outcome(replayed.alarms, series),
+        covered=events.covered(replayed.alarms, series),
         places=_places(series, replayed),
         ranges=ranges(series, replayed) if by_ranges else NOTHING,
         alerts=tuple(nab.at(raised, rows, profile) for profile in nab.PROFILES),

@@ -35,6 +35,7 @@ def method(name: str, threshold: str, parts: Sequence[Judged], series: Sequence[
         windows=outcome.faults,
         found=outcome.found,
         recall=_figure(parts, _recall, seed),
+        covered=sum(part.covered for part in parts),
         delay_ns=int(outcome.delay_ns) if outcome.found else None,
         place=_rounded(median(places)) if places else None,
         vus_pr=_figure(parts, lambda some: _mean([one.ranges.vus_pr for one in some]), seed),

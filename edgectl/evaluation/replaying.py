@@ -17,6 +17,7 @@ from edgectl_agent.engine import Engine
 
 from edgectl.core.errors import ConfigError
 from edgectl.evaluation.series import Alarm, Corpus, Replayed, Series
+from edgectl.training import online
 from edgectl.training.pipeline import train
 from edgectl.training.recipe import Recipe
 from edgectl.training.tables import Table
@@ -33,7 +34,7 @@ class Subject:
 
     Attributes:
         name: as reports show it.
-        recipe: None for what was trained elsewhere.
+        recipe: None for what is not trained here.
         raw: the bundle, None for a recipe that has yet to be trained.
         variant: of the recipe's models, the one to run.
         seed: instead of the recipe's.
@@ -61,6 +62,12 @@ class Subject:
             return replace(self, raw=encode(other))
         assert self.recipe is not None
         return replace(self, recipe=replace(self.recipe, budget=_budget(self.recipe.budget, per_day)))
+
+    def untrained(self) -> Subject:
+        """A recipe that needs no training as the bundle that it is; others as they are."""
+        if self.raw is not None or self.recipe is None or self.recipe.estimator != "online":
+            return self
+        return replace(self, recipe=None, raw=encode(online.bundle_of(self.recipe)))
 
     def trained(self, history: Table) -> Subject:
         """With a bundle. Raises `ConfigError` if the recipe cannot be trained on `history`."""

@@ -36,6 +36,9 @@ class Method(Value, frozen=True, kw_only=True):
     windows: int
     found: int
     recall: Figure
+    """Of windows in which an alert was told."""
+    covered: int
+    """Windows during which an alarm was on, also if it was raised before."""
     delay_ns: int | None
     """Median, from the first reading of a found window to its first alert."""
     place: float | None

@@ -11,9 +11,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 
+from edgectl_agent.core.bundle import decode
+
 from edgectl.core.errors import ConfigError
 from edgectl.evaluation import pooling, results
 from edgectl.evaluation.baselines import BASELINES, baseline
+from edgectl.evaluation.events import detections
 from edgectl.evaluation.judging import Judged, Kept, judged, kept
 from edgectl.evaluation.ranges import BUFFER, missing
 from edgectl.evaluation.replaying import Subject, channels_of, fitted, history, replayed, silent
@@ -87,7 +90,7 @@ def evaluate(corpus: Corpus, subject: Subject, options: Options, tick: Tick = la
         AdmissionError: the bundle does not answer as where it was made.
         TrustError: the bundle is none.
     """
-    corpus = fitted(corpus, channels_of(subject))
+    corpus, subject = fitted(corpus, channels_of(subject)), subject.untrained()
     why_no_ranges = missing() if options.by_ranges else "VUS-PR and range-based precision and recall were left out"
     asked = tuple(subject.asked(per_day) for per_day in options.budgets)
     if corpus.together:
@@ -177,7 +180,7 @@ def _result(
         methods=tuple(rows),
         budgets=tuple(budgets),
         by_series=tuple(
-            pooling.by_series(one, each.judged[""], len(each.detector.alarms))
+            pooling.by_series(one, each.judged[""], int(detections(each.detector.alarms, one)[one.begin :].sum()))
             for one, each in zip(series, done, strict=True)
         ),
         remarks=_remarks(corpus, done, why_no_ranges),
@@ -186,7 +189,8 @@ def _result(
 
 def _trained_on(corpus: Corpus, subject: Subject) -> str:
     if subject.recipe is None:
-        return "the bundle as it was released"
+        learns = subject.raw is not None and decode(subject.raw).estimator == "online"
+        return "nothing: it learns on the node, from the first reading on" if learns else "what it was released with"
     if corpus.together:
         return "the history of all series, which is not scored"
     return "each series' own history, which is not scored"

@@ -58,7 +58,7 @@ def test_what_is_wrong_with_nab_is_told_in_a_sentence(tmp_path: Path) -> None:
     (broken / "labels" / "combined_windows.json").write_text("[1]")
     assert "expected file → list of [start, end]" in refused([broken])
     assert "no series of NAB is called x*" in refused([nab(tmp_path / "4")], only=("x*",))
-    assert "expected it alone, without labels" in refused([tmp_path / "4"], label_column="y")
+    assert "expected it alone, without others" in refused([tmp_path / "4"], label_column="y")
 
 
 def test_smd_is_read_from_arrays_and_from_the_published_folder(tmp_path: Path) -> None:
@@ -112,6 +112,15 @@ def test_own_files_are_labelled_by_a_column_or_by_intervals(tmp_path: Path) -> N
         assert corpus.together
     assert read([data], SENSOR, Choice(share=0.5)).series[0].begin == 100
     assert read([data], SENSOR, Choice()).windows == 0
+
+
+def test_history_may_lie_in_files_of_its_own(tmp_path: Path) -> None:
+    data, before = own(tmp_path / "a.csv"), tmp_path / "before.csv"
+    before.write_text("timestamp,value\n" + "".join(f"2023-12-31T{i:02d}:00:00Z,{i % 5}\n" for i in range(24)))
+    corpus = read([data], SENSOR, Choice(train=(before,), label_column="bad"))
+    assert (corpus.series[0].begin, len(corpus.series[0])) == (24, 224)
+    assert corpus.series[0].windows == (Window(174, 183),)
+    assert "expected --train to end before the data begins at 2023-12-31T00:00:00Z" in refused([before], train=(data,))
 
 
 def test_what_is_wrong_with_own_files_is_told_in_a_sentence(tmp_path: Path) -> None:

@@ -50,11 +50,22 @@ def test_normal_time_is_what_lies_outside_of_windows() -> None:
 def test_stretches_above_a_threshold_are_one_alarm_each() -> None:
     score = np.array([9.0, 0, 2, 3, 0, np.nan, 2])
     one = series([0.0] * 7, begin=1)
-    assert events.alarms_of(score, 2.0, one) == (
-        Alarm(2 * MINUTE_NS, 4 * MINUTE_NS),
-        Alarm(6 * MINUTE_NS, None),
-    )
-    assert events.detections(events.alarms_of(score, 2.0, one), one).tolist() == [0, 0, 1, 0, 0, 0, 1]
+    found = events.alarms_of(score, 2.0, one, clear_after_ns=0)
+    assert found == (Alarm(2 * MINUTE_NS, 4 * MINUTE_NS), Alarm(6 * MINUTE_NS, None))
+    assert events.detections(found, one).tolist() == [0, 0, 1, 0, 0, 0, 1]
+
+
+def test_a_score_that_flaps_is_one_alarm() -> None:
+    flapping = np.tile([1.0, 0.0], 60)
+    (found,) = events.alarms_of(flapping, 1.0, series([0.0] * 120))
+    assert found == Alarm(0, 119 * MINUTE_NS)
+
+
+def test_an_alarm_that_was_on_before_a_window_covers_it_and_does_not_find_it() -> None:
+    alarms = [Alarm(590 * MINUTE_NS, 640 * MINUTE_NS)]
+    assert (events.covered(alarms, DAY), events.outcome(alarms, DAY).found) == (1, 0)
+    assert events.covered([Alarm(590 * MINUTE_NS, 600 * MINUTE_NS)], DAY) == 0
+    assert events.covered([Alarm(0)], DAY) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 1440), st.integers(0, 300)), max_size=6), st.integers(0, 1440))

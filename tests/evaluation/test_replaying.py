@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from edgectl.evaluation import replaying
 from edgectl.evaluation.replaying import Subject, fitted, history, replayed
 from edgectl.evaluation.running import Options, evaluate
 from edgectl.evaluation.series import Corpus, Series
-from edgectl.training.recipe import find
+from edgectl.training.recipe import find, load
 from tests.evaluation.labelled import series
 
 SENSOR = Subject(name="sensor", recipe=find("sensor", None))
@@ -109,3 +110,17 @@ def test_a_series_with_too_little_history_counts_as_silent_and_is_told() -> None
     assert any("1 of 2 series could not be trained on" in remark for remark in found.remarks)
     with pytest.raises(ConfigError, match="short: too little data"):
         evaluate(Corpus(name="mine", series=(short,)), SENSOR, Options())
+
+
+def test_what_learns_on_the_node_sees_every_reading_from_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "recipe: any\ntime: {column: ts}\nchannels: {value: {}}\nmodel: {type: online}\n"
+        "alerts: {budget: {warning: 1/10d, critical: 1/100d}}\n"
+    )
+    subject = Subject(name="any", recipe=load(path))
+    corpus = Corpus(name="mine", series=(wave(),))
+    found = evaluate(corpus, subject, Options(budgets=(1.0,), by_ranges=False))
+    assert found.result.trained_on.startswith("nothing: it learns on the node")
+    assert found.result.methods[0].found == 1
+    assert np.isfinite(found.replays[0].raw[200:]).all()

@@ -20,7 +20,7 @@ class Choice:
     Attributes:
         half: of NAB.
         only: patterns of series names; all without any.
-        share: of a user's own history, the first part that is not scored.
+        share: of a user's own history, the first part that is not scored; `train`: files with that part instead.
         labels: a file of intervals; `label_column`: a column of the data.
         sort: put readings into order of time.
     """
@@ -28,6 +28,7 @@ class Choice:
     half: nab.Half = "all"
     only: tuple[str, ...] = ()
     share: float = 0.15
+    train: tuple[Path, ...] = ()
     labels: Path | None = None
     label_column: str = ""
     sort: bool = False
@@ -57,8 +58,8 @@ def _read(paths: Sequence[Path], recipe: Recipe | None, choice: Choice) -> Corpu
     if not first.exists():
         raise ConfigError(f"{first}: no such file or folder", hint="edgectl datasets fetch NAME --to DIR")
     known = nab.is_nab(first) or smd.is_smd(first)
-    if known and (choice.labels or choice.label_column or len(paths) > 1):
-        raise UsageError(f"{first} is a corpus with labels of its own: expected it alone, without labels")
+    if known and (choice.labels or choice.label_column or choice.train or len(paths) > 1):
+        raise UsageError(f"{first} is a corpus with history and labels of its own: expected it alone, without others")
     if choice.half != "all" and not nab.is_nab(first):
         raise UsageError(f"--half {choice.half}: only NAB has halves, and {first} is not NAB")
     if nab.is_nab(first):
@@ -70,5 +71,6 @@ def _read(paths: Sequence[Path], recipe: Recipe | None, choice: Choice) -> Corpu
     if recipe is None:
         raise UsageError(f"{first}: expected a recipe that names the columns of data files")
     return tables.read(
-        paths, recipe, share=choice.share, labels=choice.labels, label_column=choice.label_column, sort=choice.sort
+        paths, recipe, share=choice.share, train=choice.train, labels=choice.labels, label_column=choice.label_column,
+        sort=choice.sort,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from edgectl_agent.core.batch import Float64, Int64
+from edgectl_agent.core.units import iso
 
 from edgectl.core.errors import ConfigError
 from edgectl.core.evaluation import WATCHED, Period
@@ -28,6 +29,7 @@ def read(
     recipe: Recipe,
     *,
     share: float,
+    train: Sequence[Path] = (),
     labels: Path | None = None,
     label_column: str = "",
     sort: bool = False,
@@ -37,26 +39,44 @@ def read(
     Args:
         paths: the data files.
         recipe: names the columns.
-        share: the first part of the time, which is not scored.
+        share: the first part of the readings, which is not scored.
+        train: files with that part instead; all of `paths` is scored then.
         labels: a CSV file with the columns ``start,end`` and perhaps ``stream``.
         label_column: a column that is above 0 where a reading is anomalous.
         sort: as in `edgectl.training.tables.read`.
 
     Raises:
         ConfigError: what `edgectl.training.tables.read` and `edgectl.periods.read_periods` refuse; a label of a stream
-            that the data does not have; a label column that is missing.
+            that the data does not have; a label column that is missing; `train` that ends after the rest begins.
     """
-    table = read_table(paths, recipe, sort)
+    table = read_table([*train, *paths], recipe, sort)
     periods = [one for one in read_periods(labels) if one.kind != WATCHED] if labels else []
     if label_column:
         periods += _marked(paths, recipe, label_column)
     _refuse_strangers(table, periods, labels)
-    cut = int(table.event_time[min(int(len(table) * share), len(table) - 1)])
+    cut = (
+        _first(train, paths, recipe, sort)
+        if train
+        else int(table.event_time[min(int(len(table) * share), len(table) - 1)])
+    )
     names = tuple(channel.name for channel in recipe.features.channels)
     series = tuple(_series(table, i, names, cut, periods) for i in range(len(table.streams)))
     return Corpus(
         name=", ".join(path.name for path in paths), series=series, together=True, templates=table.templates
     )  # fmt: skip
+
+
+def _first(train: Sequence[Path], paths: Sequence[Path], recipe: Recipe, sort: bool) -> int:
+    """When the scored part begins."""
+    before, begin = (
+        int(read_table(train, recipe, sort).event_time[-1]),
+        int(read_table(paths, recipe, sort).event_time[0]),
+    )
+    if before >= begin:
+        raise ConfigError(
+            f"{train[-1]}: expected --train to end before the data begins at {iso(begin)}, found {iso(before)}"
+        )
+    return begin
 
 
 def _series(table: Table, index: int, channels: tuple[str, ...], cut: int, periods: Sequence[Period]) -> Series:
