@@ -1,8 +1,10 @@
 """Fits the detectors: standardised features in, an estimator whose score is higher for stranger rows out.
 
 `pca` and `autoencoder` score a row by the root mean square of what its reconstruction misses, `isolation-forest` by
-scikit-learn's ``-score_samples`` (Liu, Ting & Zhou, "Isolation Forest", ICDM 2008). Fitting uses one BLAS thread
-and the given seed, so that equal inputs give equal models; see `edgectl.training.export` for their bytes.
+scikit-learn's ``-score_samples`` (Liu, Ting & Zhou, "Isolation Forest", ICDM 2008), `kmeans` by the distance to the
+nearest centroid (with one cluster: to the centre of usual rows), `robust-covariance` by the Mahalanobis distance under
+a covariance that the strangest rows of the training data do not enter. Fitting uses one BLAS thread and the given seed,
+so that equal inputs give equal models; see `edgectl.training.export` for their bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from edgectl.core.errors import ConfigError
 Progress: TypeAlias = Callable[[int, int], None]
 
 _MIN_ROWS = 32
+_CONCENTRATIONS = 8
+"""Steps after which a robust covariance is taken as it is."""
 _TREES_PER_STEP = 10
 _PATIENCE = 10
 """Epochs without a better training loss after which an autoencoder stops."""
@@ -55,6 +59,13 @@ PARAMS: Mapping[Estimator, Mapping[str, Param]] = {
         "learning_rate": Param(float, 1e-6, 1.0, "step size of Adam"),
         "inside": Param(float, 0.0, 100.0, "weight of the row's own distance from the centre beside the residual's"),
     },
+    "kmeans": {
+        "clusters": Param(int, 1, 1_024, "number of centroids; 1 for the distance from the centre"),
+    },
+    "robust-covariance": {
+        "trim": Param(float, 0.0, 0.5, "share of the strangest rows that do not enter the covariance"),
+        "shrinkage": Param(float, 1e-3, 1.0, "how far the covariance is drawn to equal, independent features"),
+    },
     "online": {
         "warm_up": Param(int, 30, 10_000, "readings of a channel before it is judged"),
     },
@@ -81,6 +92,11 @@ class Fitted:
         if self.estimator == "isolation-forest":
             return np.asarray(-self.model.score_samples(z), np.float64)
         wide = z.astype(np.float64)
+        if self.estimator == "kmeans":
+            return np.asarray(self.model.transform(wide).min(axis=1) / np.sqrt(self.width), np.float64)
+        if self.estimator == "robust-covariance":
+            white = (wide - self.model.location_) @ self.whitening
+            return np.asarray(np.sqrt(np.sum(white**2, axis=1) / self.width), np.float64)
         if self.estimator == "pca":
             code = self.model.transform(wide)
             square = np.sum((wide - self.model.inverse_transform(code)) ** 2, axis=1) * self.residual_weight**2
@@ -99,6 +115,12 @@ class Fitted:
     def code_weights(self) -> Float64:
         """What each coordinate inside PCA's subspace is multiplied with, shape (k,)."""
         return np.asarray(np.sqrt(self.inside / self._floored(self.model.explained_variance_)), np.float64)
+
+    @property
+    def whitening(self) -> Float64:
+        """Takes a centred row onto the axes of the robust covariance, in units of their deviations; shape (F, F)."""
+        variance, axes = np.linalg.eigh(self.model.covariance_)
+        return np.asarray(axes / np.sqrt(np.maximum(variance, 1e-6 * variance[-1] + 1e-12)), np.float64)
 
     def _floored(self, variance: Any) -> Any:
         """A direction that never moved in training must not turn rounding into an anomaly."""
@@ -206,6 +228,38 @@ def _fit_autoencoder(z: Float32, seed: int, params: Mapping[str, int | float], p
     return model
 
 
+def _fit_kmeans(z: Float32, seed: int, params: Mapping[str, int | float], progress: Progress) -> Any:
+    from sklearn.cluster import KMeans
+
+    clusters = int(params.get("clusters", 2))
+    if clusters >= len(z):
+        raise ConfigError(f"kmeans parameter clusters must be below the {len(z)} rows, found {clusters}")
+    progress(1, 2)
+    distinct = len(np.unique(z, axis=0))  # scikit-learn warns where there are fewer than clusters
+    model = KMeans(min(clusters, distinct), n_init=4, random_state=seed).fit(z.astype(np.float64))
+    progress(2, 2)
+    return model
+
+
+def _fit_covariance(z: Float32, seed: int, params: Mapping[str, int | float], progress: Progress) -> Any:
+    """Fit, leave the strangest rows out, fit again, until the same rows stay: the concentration steps of Rousseeuw &
+    Van Driessen, "A Fast Algorithm for the Minimum Covariance Determinant Estimator", 1999, from one start, since
+    features are clipped and scaled by quantiles already. Shrinking keeps features that never move from being all."""
+    from sklearn.covariance import ShrunkCovariance
+
+    wide, kept = z.astype(np.float64), np.ones(len(z), bool)
+    trim = float(params.get("trim", 0.05))
+    for step in range(1, _CONCENTRATIONS + 1):
+        model = ShrunkCovariance(shrinkage=float(params.get("shrinkage", 0.1))).fit(wide[kept])
+        distance = model.mahalanobis(wide)
+        progress(step, _CONCENTRATIONS)
+        kept, before = distance <= np.quantile(distance, 1 - trim), kept
+        if np.array_equal(kept, before):
+            break
+    progress(_CONCENTRATIONS, _CONCENTRATIONS)
+    return model
+
+
 def _until_flat(epoch: Callable[[], float], limit: int) -> Iterator[float]:
     """Run `epoch` at most `limit` times; end after `_PATIENCE` runs without a lower loss.
 
@@ -227,4 +281,6 @@ _FITTERS: Mapping[Estimator, Callable[[Float32, int, Mapping[str, int | float], 
     "pca": _fit_pca,
     "isolation-forest": _fit_forest,
     "autoencoder": _fit_autoencoder,
+    "kmeans": _fit_kmeans,
+    "robust-covariance": _fit_covariance,
 }

@@ -5,6 +5,8 @@ reconstruction error, and its autoencoder answers one column of n · F values. O
 
 - ``pca``: Sub, Gemm, Mul, ReduceSumSquare, Sqrt
 - ``autoencoder``: Gemm, Relu, Sub, Mul, ReduceSumSquare, Sqrt
+- ``kmeans``: Unsqueeze, Sub, ReduceSumSquare, Mul, ReduceMax, Neg, Sqrt
+- ``robust-covariance``: Sub, Gemm, Mul, ReduceSumSquare, Sqrt
 - ``isolation-forest``: ai.onnx.ml TreeEnsemble, Mul, Exp, Reshape
 
 Where the position inside the model counts too (`Fitted.inside`), Concat joins it to the residual. Variants add Cast
@@ -13,10 +15,12 @@ Where the position inside the model counts too (`Fitted.inside`), Concat joins i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
+from edgectl_agent.core.bundle import Estimator
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -34,7 +38,7 @@ def to_onnx(fitted: Fitted) -> bytes:
     if fitted.estimator == "isolation-forest":
         return serialise(_forest(fitted))
     graph = _Graph()
-    (_pca if fitted.estimator == "pca" else _autoencoder)(graph, fitted)
+    _BUILDERS[fitted.estimator](graph, fitted)
     return serialise(graph.model(fitted.width))
 
 
@@ -113,6 +117,32 @@ def _autoencoder(graph: _Graph, fitted: Fitted) -> None:
     parts = [(graph.node("Sub", ["features", value], "residual"), np.ones(1))]
     parts += [("features", np.sqrt([fitted.inside]))] if fitted.inside else []
     graph.root_mean_square(parts, fitted.width)
+
+
+def _kmeans(graph: _Graph, fitted: Fitted) -> None:
+    """The difference to each centroid is squared, not expanded: ``|z|² - 2zc + |c|²`` loses small distances far out."""
+    last, middle = graph.weight("last", np.array([2]), np.int64), graph.weight("middle", np.array([1]), np.int64)
+    rows = graph.node("Unsqueeze", ["features", middle], "rows")
+    apart = graph.node("Sub", [rows, graph.weight("centroids", fitted.model.cluster_centers_[None])], "apart")
+    squared = graph.node("ReduceSumSquare", [apart, last], "squared", keepdims=0)
+    closeness = graph.node("Mul", [squared, graph.weight("factor", np.array([-1 / fitted.width]))], "closeness")
+    nearest = graph.node("ReduceMax", [closeness, middle], "nearest", keepdims=0)
+    graph.node("Sqrt", [graph.node("Neg", [nearest], "distance")], "score")
+
+
+def _covariance(graph: _Graph, fitted: Fitted) -> None:
+    """Onto the axes of the covariance, each in units of its own deviation."""
+    whitening = graph.weight("whitening", fitted.whitening)
+    centered = graph.node("Sub", ["features", graph.weight("mean", fitted.model.location_)], "centered")
+    graph.root_mean_square([(graph.node("Gemm", [centered, whitening], "white"), np.ones(1))], fitted.width)
+
+
+_BUILDERS: Mapping[Estimator, Callable[[_Graph, Fitted], None]] = {
+    "pca": _pca,
+    "autoencoder": _autoencoder,
+    "kmeans": _kmeans,
+    "robust-covariance": _covariance,
+}
 
 
 def _forest(fitted: Fitted) -> onnx.ModelProto:

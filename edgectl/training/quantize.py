@@ -62,6 +62,8 @@ def why_not(estimator: Estimator, variant: Variant) -> str:
         return f"it learns on the node and has no weights to store as {variant}"
     if estimator == "isolation-forest" and variant != "fp32":
         return f"trees compare and add, they have no matrices to store as {variant}; fewer trees make them smaller"
+    if estimator == "kmeans" and variant == "int8":
+        return "distances to centroids are differences, and an 8-bit difference has lost what is small"
     return ""
 
 

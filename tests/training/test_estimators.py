@@ -33,7 +33,7 @@ def test_equal_seed_gives_equal_scores_and_another_seed_does_not(kind: Estimator
     z = plant(12).train[:500]
     first, again, other = (fit(kind, z, seed=s, params=SMALL[kind], progress=ignore).score(z) for s in (1, 1, 2))
     assert np.array_equal(first, again)
-    assert np.array_equal(first, other) == (kind == "pca")  # pca draws nothing
+    assert np.array_equal(first, other) == (kind in ("pca", "robust-covariance"))  # these draw nothing
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,6 +81,32 @@ def test_pca_always_leaves_something_outside_the_subspace() -> None:
     fitted = fit("pca", rank_one, seed=0, params={"explained": 0.999}, progress=ignore)
     assert fitted.model.n_components_ == 1
     assert fitted.score(np.array([[5, -5, 5, -5]], np.float32))[0] > 1
+
+
+def test_a_robust_covariance_does_not_learn_the_few_rows_that_are_strange() -> None:
+    z = plant(12).train[:2000].copy()
+    z[:60] = 8.0 * np.sign(z[0])
+    held = plant(12).train[3000:]
+    above = {}
+    for trim in (0.0, 0.05):
+        fitted = fit("robust-covariance", z, seed=0, params={"trim": trim}, progress=ignore)
+        above[trim] = np.median(fitted.score(z[:60])) / np.median(fitted.score(held))
+    assert above[0.05] > 1.5 * above[0.0]
+
+
+def test_a_feature_that_never_moved_keeps_a_robust_covariance_finite() -> None:
+    z = plant(12).train[:500].copy()
+    z[:, 4] = 0.0
+    fitted = fit("robust-covariance", z, seed=0, params={}, progress=ignore)
+    moved = z[:1].copy()
+    moved[0, 4] = 3.0
+    assert fitted.score(moved)[0] > fitted.score(z[:1])[0]
+
+
+def test_no_more_centroids_than_distinct_rows() -> None:
+    z = np.repeat(np.eye(3, dtype=np.float32), 20, axis=0)
+    fitted = fit("kmeans", z, seed=0, params={"clusters": 8}, progress=ignore)
+    assert fitted.score(z).max() == pytest.approx(0, abs=1e-6)
 
 
 def test_an_autoencoder_of_one_feature_trains() -> None:

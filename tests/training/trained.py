@@ -12,9 +12,9 @@ from edgectl_agent.core.bundle import Estimator, Variant
 
 from edgectl.training.estimators import Fitted, fit
 from edgectl.training.export import to_onnx
-from edgectl.training.quantize import build_variants
+from edgectl.training.quantize import build_variants, why_not
 
-KINDS: tuple[Estimator, ...] = ("pca", "isolation-forest", "autoencoder")
+KINDS: tuple[Estimator, ...] = ("pca", "isolation-forest", "autoencoder", "kmeans", "robust-covariance")
 VARIANTS: tuple[Variant, ...] = ("fp32", "fp16", "int8")
 
 
@@ -45,6 +45,8 @@ SMALL: dict[Estimator, dict[str, int | float]] = {
     "pca": {},
     "isolation-forest": {"trees": 30, "samples": 128},
     "autoencoder": {"epochs": 15},
+    "kmeans": {"clusters": 8},
+    "robust-covariance": {},
 }
 LARGE: dict[str, int | float] = {"hidden": 0, "bottleneck": 64, "epochs": 30}
 
@@ -76,7 +78,7 @@ def variants(fitted: Fitted) -> dict[Variant, bytes]:
 def all_exports() -> list[tuple[str, Variant]]:
     """(model name, variant) of everything that training can export; `exported` gives the bytes."""
     pairs: list[tuple[str, Variant]] = [(kind, variant) for kind in KINDS for variant in VARIANTS]
-    pairs = [p for p in pairs if p[0] != "isolation-forest" or p[1] == "fp32"]
+    pairs = [(kind, variant) for kind, variant in pairs if not why_not(cast(Estimator, kind), variant)]
     return [*pairs, *((name, variant) for name in ("large-autoencoder", *_INSIDE) for variant in VARIANTS)]
 
 
