@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 from edgectl_agent.core.batch import Float32
 from edgectl_agent.core.bundle import (
@@ -15,6 +16,7 @@ from edgectl_agent.core.bundle import (
     FeatureSpec,
     Golden,
     Scaler,
+    Smoothing,
     Tail,
     Variant,
     decode,
@@ -56,6 +58,7 @@ def assemble(
     adaptation: Adaptation,
     onnx: bytes,
     golden_z: Float32,
+    smoothing: Smoothing | msgspec.UnsetType = msgspec.UNSET,
 ) -> Bundle:
     """The bundle of one variant; it is decoded again and scored once, so what is returned is known to work.
 
@@ -79,6 +82,7 @@ def assemble(
         adaptation=adaptation,
         golden=golden_vectors(variant, onnx, golden_z),
         model=onnx,
+        smoothing=smoothing,
     )
     read = decode(encode(bundle))
     error = golden_error(Model(read.model), read.golden, len(read.feature_names))

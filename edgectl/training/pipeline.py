@@ -21,6 +21,7 @@ from edgectl_agent.core.detector import standardise
 from edgectl_agent.core.features import STATUS, FeatureBuilder, Int8
 from edgectl_agent.core.join import unjoined
 from edgectl_agent.core.reorder import arranged
+from edgectl_agent.core.smoothing import Smoother
 from edgectl_agent.core.threshold import fit_tail
 from edgectl_agent.core.units import format_duration
 from edgectl_agent.inference import Model
@@ -105,6 +106,7 @@ class _Run:
         x, status = self._features()
         usable = status == 0
         fit_rows, held_rows = self.parts.fit(usable), self.parts.held(usable)
+        self.held_rows = held_rows
         _refuse_too_little(recipe, table, self.parts, status, len(fit_rows), len(held_rows))
         self.scaler = fit_scaler(x[fit_rows], recipe.clip)
         fit_z, self.held_z = standardise(x[fit_rows], self.scaler), standardise(x[held_rows], self.scaler)
@@ -155,7 +157,7 @@ class _Run:
     def _bundle(self, variant: Variant, onnx: bytes) -> Bundle:
         """The variant with a threshold of its own: its scores differ a little from fp32's."""
         recipe = self.recipe
-        scores = Model(onnx).score(self.held_z).astype(np.float64)
+        scores = self._smoothed(Model(onnx).score(self.held_z).astype(np.float64))
         return bundles.assemble(
             recipe=recipe.name,
             estimator=recipe.estimator,
@@ -169,7 +171,18 @@ class _Run:
             adaptation=recipe.adaptation,
             onnx=onnx,
             golden_z=self.golden_z,
+            smoothing=recipe.smoothing,
         )
+
+    def _smoothed(self, scores: Float64) -> Float64:
+        """Scores of the held-out rows as a node judges them."""
+        if not self.recipe.smoothing:
+            return scores
+        stream = self.table.stream[self.held_rows]
+        order = np.argsort(stream, kind="stable")
+        smoothed = np.empty_like(scores)
+        smoothed[order] = Smoother(self.recipe.smoothing).push(stream[order], scores[order])
+        return smoothed
 
     def _with_alerts(
         self, reference: Bundle, fp32: bytes, planned: tuple[faults.Fault, ...]

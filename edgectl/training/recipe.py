@@ -38,6 +38,7 @@ from edgectl_agent.core.bundle import (
     FeatureSpec,
     InstantFeatures,
     Records,
+    Smoothing,
     Templates,
     Variant,
     span_ns,
@@ -92,6 +93,7 @@ class Recipe:
     budget: Budget
     rule: AlertRule
     adaptation: Adaptation = field(default_factory=Adaptation)
+    smoothing: Smoothing | msgspec.UnsetType = msgspec.UNSET
     variants: tuple[Variant, ...] = ("fp32",)
     max_size: int | None = None
     max_p99_us: float | None = None
@@ -205,6 +207,7 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         budget=_budget(raw.alerts.budget),
         rule=_rule(raw.alerts, estimator),
         adaptation=_adaptation(raw.alerts.adapt),
+        smoothing=_smoothing(raw.alerts.smooth, estimator),
         variants=_variants(raw.ship.variants),
         max_size=at("ship.max_size", size_bytes, raw.ship.max_size) if raw.ship.max_size else None,
         max_p99_us=duration("ship.latency_p99", raw.ship.latency_p99) / 1e3 if raw.ship.latency_p99 else None,
@@ -345,6 +348,18 @@ def _adaptation(bounds: tuple[float, float]) -> Adaptation:
     if not (0.1 <= low <= 1 <= high <= 10):
         raise wrong("alerts.adapt", "[low, high] with 0.1 <= low <= 1 <= high <= 10", f"[{low:g}, {high:g}]")
     return Adaptation(lowest=low, highest=high)
+
+
+def _smoothing(shares: tuple[float, float], estimator: Estimator) -> Smoothing | msgspec.UnsetType:
+    rise, fall = shares
+    found = f"[{rise:g}, {fall:g}]"
+    if not (0.01 <= fall <= 1 and 0.01 <= rise <= 1):
+        raise wrong("alerts.smooth", "[up, down] with shares from 0.01 to 1", found)
+    if rise == fall == 1:
+        return msgspec.UNSET
+    if estimator == "online":
+        raise wrong("alerts.smooth", "[1, 1] with model: {type: online}, whose score lasts by itself", found)
+    return Smoothing(rise=rise, fall=fall)
 
 
 def _clip(clip: float | None) -> float | None:

@@ -133,6 +133,8 @@ class AlertsEntry(_Entry, frozen=True, kw_only=True):
     clear_after: str = "10m"
     adapt: tuple[float, float] = (0.5, 4.0)
     """How far a node may move the threshold by what it sees, down and up, as multiples of the calibrated one."""
+    smooth: tuple[float, float] = (1.0, 1.0)
+    """How far a stream's score goes to each new one, up and down, as shares of the distance."""
     runbook: str = ""
 
 

@@ -15,6 +15,7 @@ from edgectl_agent.core.bundle import (
     Golden,
     InstantFeatures,
     Scaler,
+    Smoothing,
     WindowFeatures,
 )
 from edgectl_agent.core.detector import Detector
@@ -54,10 +55,13 @@ def squares(z: Float32) -> Float32:
     return (z[:, 0] * z[:, 0]).astype(np.float32)
 
 
-def detector(max_streams: int | None = None) -> Detector:
+SMOOTHED = msgspec.structs.replace(BUNDLE, smoothing=Smoothing(rise=0.5, fall=0.1))
+
+
+def detector(max_streams: int | None = None, bundle: Bundle = BUNDLE) -> Detector:
     streams = StreamTable([f"s{i}" for i in range(5)])
     return Detector(
-        BUNDLE, node="n1", version="1.0.0", digest="d" * 64, streams=streams, score=squares, max_streams=max_streams
+        bundle, node="n1", version="1.0.0", digest="d" * 64, streams=streams, score=squares, max_streams=max_streams
     )
 
 
@@ -75,19 +79,19 @@ def same_but_clock(alerts: list[Alert]) -> list[Alert]:
 
 
 @settings(deadline=None, max_examples=40)
-@given(data=st.data(), seed=st.integers(0, 1000), streams=st.sampled_from([1, 4]))
+@given(data=st.data(), seed=st.integers(0, 1000), streams=st.sampled_from([1, 4]), smooth=st.booleans())
 def test_alerts_and_scores_are_equal_for_any_batch_boundaries_and_restarts(
-    data: st.DataObject, seed: int, streams: int
+    data: st.DataObject, seed: int, streams: int, smooth: bool
 ) -> None:
-    batch = readings(seed, 400, streams)
-    whole = detector().process(batch, 1, 2)
-    one, scores, alerts = detector(), [], []
+    batch, bundle = readings(seed, 400, streams), SMOOTHED if smooth else BUNDLE
+    whole = detector(bundle=bundle).process(batch, 1, 2)
+    one, scores, alerts = detector(bundle=bundle), [], []
     for where in data.draw(cuts(len(batch))):
         found = one.process(part(batch, where), where.start, where.stop)
         scores.append(found.scores)
         alerts += found.alerts
         state = msgspec.msgpack.decode(msgspec.msgpack.encode(one.snapshot()))
-        one = detector()
+        one = detector(bundle=bundle)
         one.restore(state)
     assert np.concatenate(scores).tobytes() == whole.scores.tobytes()
     assert same_but_clock(alerts) == same_but_clock(list(whole.alerts))

@@ -406,6 +406,13 @@ class Records(_Strict, frozen=True, kw_only=True, tag="records"):
             raise ValueError("surprise rises with the excess, from 0")
 
 
+class Smoothing(_Strict, frozen=True, kw_only=True):
+    """How far a stream's score goes to each new one: up by ``rise`` of the distance, down by ``fall`` of it."""
+
+    rise: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    fall: Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
 class Golden(_Strict, frozen=True, kw_only=True):
     """Standardised inputs with the scores that they must give on every node, within ``tolerance``.
 
@@ -440,6 +447,8 @@ class Bundle(_Strict, frozen=True, kw_only=True):
     online: Records | msgspec.UnsetType = msgspec.UNSET
     """Of the estimator ``online``: it learns on the node, each feature of a stream by itself; scaler, tail and
     adaptation then mean nothing. Not encoded for the others."""
+    smoothing: Smoothing | msgspec.UnsetType = msgspec.UNSET
+    """Unset = each score is judged as it is, and nothing is encoded."""
 
 
 _decoder = msgspec.msgpack.Decoder(Bundle)

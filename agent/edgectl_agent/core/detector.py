@@ -27,6 +27,7 @@ from edgectl_agent.core.join import Joiner, buffer
 from edgectl_agent.core.messages import Alert, AlertState, Contribution, alert_id
 from edgectl_agent.core.reorder import Released, Reorder
 from edgectl_agent.core.runs import Runs
+from edgectl_agent.core.smoothing import Smoother
 from edgectl_agent.core.threshold import AdaptiveThreshold
 
 _SHOWN = 3
@@ -168,6 +169,7 @@ class Detector:
         self._reorder: Reorder | Joiner | None = buffer(bundle.features)
         self._serial = 0
         self._threshold = AdaptiveThreshold(bundle.tail, bundle.budget, bundle.adaptation)
+        self._smoother = Smoother(bundle.smoothing) if bundle.smoothing else None
         self._tracker = AlertTracker(bundle.rule)
         self.counters: Counter[str] = Counter()
         self.inferences = 0
@@ -262,6 +264,8 @@ class Detector:
         """These stream indices mean other streams from now on."""
         self._features.forget(streams)
         self._threshold.forget(streams)
+        if self._smoother:
+            self._smoother.forget(streams)
         self._tracker.forget(streams.tolist())
         if self._reorder:
             self._reorder.forget(streams)
@@ -287,6 +291,8 @@ class Detector:
         cleared = self._cleared({s: t for s, t in self._tracker.open_tracks().items() if s in streams}, now_ns)
         self._features.forget(streams)
         self._tracker.forget(streams.tolist())
+        if self._smoother:
+            self._smoother.forget(streams)
         if self._reorder:
             self.counters["discarded"] += self._reorder.forget(streams)
         self.counters["restarted"] += len(streams)
@@ -332,6 +338,8 @@ class Detector:
             self.counters["not_finite"] += int((~finite).sum())
             rows, score, x = rows[finite], score[finite], x[:, finite]
         stream, time = batch.stream[rows], batch.event_time[rows]
+        if self._smoother:
+            score = self._smoother.push(stream, score)
         levels = self._threshold.push(stream, time, score)
         alerts = self._alerts(stream, time, score, levels, lambda row: self._why(x[:, row]), accepted_ns, now_ns)
         return Scored(rows, score, levels.warning, alerts)
@@ -351,6 +359,8 @@ class Detector:
                 if not math.isfinite(score):
                     self.counters["not_finite"] += 1
                     continue
+                if self._smoother:
+                    score = self._smoother.push_one(streams[i], score)
                 level = self._threshold.push_one(streams[i], times[i], score)
                 scores[i], threshold[i] = score, level.warning
                 if score >= level.warning or self._tracker.follows(streams[i]):
@@ -415,6 +425,7 @@ class Detector:
             "digest": self.digest,
             "features": self._features.snapshot(),
             "threshold": self._threshold.snapshot(),
+            "smoother": self._smoother.snapshot() if self._smoother else None,
             "alerts": self._tracker.snapshot(),
             "counters": dict(self.counters),
             "inferences": self.inferences,
@@ -426,6 +437,8 @@ class Detector:
         """Go on where `snapshot` was taken by a detector of the same bundle; stream indices must mean the same."""
         self._features = FeatureBuilder.restore(self._features.spec, state["features"])
         self._threshold.restore(state["threshold"])
+        if self._smoother and state.get("smoother"):
+            self._smoother.restore(state["smoother"])
         self._tracker.restore(state["alerts"])
         self.counters = Counter(state["counters"])
         self.inferences = state["inferences"]
