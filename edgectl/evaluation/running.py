@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 
@@ -141,9 +142,10 @@ def _worked(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Done]]:
         return
     workers = min(jobs, len(tasks))
     # not forked: threads of the libraries would not be there in the child
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
     try:
-        places = {pool.submit(work, tasks[place]): place for place in order}
+        with _interrupts_wait():  # the processes are started here, and never hear of Ctrl-C
+            places = {pool.submit(work, tasks[place]): place for place in order}
         for future in as_completed(places):
             yield places[future], future.result()
     except BaseException:
@@ -154,9 +156,15 @@ def _worked(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Done]]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; the first one decides what becomes of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal, also those that have yet to load Python; the first one alone decides
+    what becomes of it. The mask is inherited, so that what is started here keeps it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _result(
