@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from edgectl_agent.core.batch import Float64
-from edgectl_agent.core.bundle import Bundle, Scaler, Variant, digest, encode
+from edgectl_agent.core.bundle import Bundle, Scaler, Tail, Variant, digest, encode
 from edgectl_agent.core.detector import standardise
 from edgectl_agent.core.features import STATUS, FeatureBuilder, Int8
 from edgectl_agent.core.join import unjoined
+from edgectl_agent.core.peaks import fit_peaks
 from edgectl_agent.core.reorder import arranged
 from edgectl_agent.core.smoothing import Smoother
 from edgectl_agent.core.threshold import fit_tail
@@ -157,7 +158,7 @@ class _Run:
     def _bundle(self, variant: Variant, onnx: bytes) -> Bundle:
         """The variant with a threshold of its own: its scores differ a little from fp32's."""
         recipe = self.recipe
-        scores = self._smoothed(Model(onnx).score(self.held_z).astype(np.float64))
+        scores = Model(onnx).score(self.held_z).astype(np.float64)
         return bundles.assemble(
             recipe=recipe.name,
             estimator=recipe.estimator,
@@ -165,7 +166,7 @@ class _Run:
             features=recipe.features,
             feature_names=FeatureBuilder(recipe.features).names,
             scaler=self.scaler,
-            tail=fit_tail(scores, self.interval_ns, recipe.budget),
+            tail=self._tail(scores),
             budget=recipe.budget,
             rule=recipe.rule,
             adaptation=recipe.adaptation,
@@ -174,15 +175,17 @@ class _Run:
             smoothing=recipe.smoothing,
         )
 
-    def _smoothed(self, scores: Float64) -> Float64:
-        """Scores of the held-out rows as a node judges them."""
-        if not self.recipe.smoothing:
-            return scores
-        stream = self.table.stream[self.held_rows]
+    def _tail(self, scores: Float64) -> Tail:
+        """Of the held-out rows' scores, as a node judges them. Of smoothed ones excursions are counted: with lone high
+        readings the share of readings keeps the budget better (docs/adr/0018-a-lasting-score-counts-by-peaks.md)."""
+        recipe = self.recipe
+        if not recipe.smoothing:
+            return fit_tail(scores, self.interval_ns, recipe.budget)
+        stream, time = self.table.stream[self.held_rows], self.table.event_time[self.held_rows]
         order = np.argsort(stream, kind="stable")
-        smoothed = np.empty_like(scores)
-        smoothed[order] = Smoother(self.recipe.smoothing).push(stream[order], scores[order])
-        return smoothed
+        stream, time = stream[order], time[order]
+        smoothed = Smoother(recipe.smoothing).push(stream, scores[order])
+        return fit_peaks(stream, time, smoothed, self.interval_ns, recipe.budget, recipe.rule.clear_after_ns)
 
     def _with_alerts(
         self, reference: Bundle, fp32: bytes, planned: tuple[faults.Fault, ...]

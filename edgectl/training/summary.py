@@ -7,8 +7,8 @@ import math
 import numpy as np
 from edgectl_agent.core.batch import Float64
 from edgectl_agent.core.bundle import Bundle
+from edgectl_agent.core.detector import thresholds
 from edgectl_agent.core.features import STATUS, Int8
-from edgectl_agent.core.threshold import AdaptiveThreshold
 from edgectl_agent.core.units import DAY_NS, format_duration
 
 from edgectl.training import faults, report
@@ -52,7 +52,7 @@ def scores(raw: Float64, bundle: Bundle) -> report.ScoreNumbers:
     """Quantiles of the held-out scores, and the thresholds of a stream that has just begun."""
     some = raw[np.isfinite(raw)]
     median, p99, p999 = (float(v) for v in np.percentile(some, [50, 99, 99.9]))
-    warning, critical = AdaptiveThreshold(bundle.tail, bundle.budget, bundle.adaptation).calibrated
+    warning, critical = thresholds(bundle).calibrated
     return report.ScoreNumbers(
         median=median, p99=p99, p999=p999, highest=float(some.max()), warning=warning, critical=critical
     )

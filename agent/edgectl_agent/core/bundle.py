@@ -337,6 +337,14 @@ class Scaler(_Strict, frozen=True, kw_only=True):
     clip: float = 1e4
 
 
+class Peaks(_Strict, frozen=True, kw_only=True):
+    """Excesses are those of excursions, not of readings: readings above the base no further apart than ``gap_ns``."""
+
+    gap_ns: Annotated[int, msgspec.Meta(ge=0)]
+    learn_after_ns: PositiveInt = DAY_NS
+    """How long an alarm lasts before it is taken for a change of the stream's level."""
+
+
 class Tail(_Strict, frozen=True, kw_only=True):
     """The upper tail of raw scores on calibration data: peaks over a base level, summarised by moments.
 
@@ -353,6 +361,8 @@ class Tail(_Strict, frozen=True, kw_only=True):
     """Mean of the squared excess."""
     interval_ns: PositiveInt
     """Median event time between two readings of a stream."""
+    peaks: Peaks | msgspec.UnsetType = msgspec.UNSET
+    """Unset = excesses are those of readings, and nothing is encoded."""
 
 
 class Budget(_Strict, frozen=True, kw_only=True):

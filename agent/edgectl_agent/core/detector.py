@@ -25,6 +25,7 @@ from edgectl_agent.core.bundle import Bundle, Scaler
 from edgectl_agent.core.features import OK, OVER_LIMIT, STATUS, FeatureBuilder
 from edgectl_agent.core.join import Joiner, buffer
 from edgectl_agent.core.messages import Alert, AlertState, Contribution, alert_id
+from edgectl_agent.core.peaks import PeakThreshold
 from edgectl_agent.core.reorder import Released, Reorder
 from edgectl_agent.core.runs import Runs
 from edgectl_agent.core.smoothing import Smoother
@@ -136,6 +137,12 @@ def standardise(x: Float64, scaler: Scaler) -> Float32:
     return Standardise(scaler)(x)
 
 
+def thresholds(bundle: Bundle) -> AdaptiveThreshold | PeakThreshold:
+    """Of streams that have yet to begin."""
+    kind = PeakThreshold if bundle.tail.peaks else AdaptiveThreshold
+    return kind(bundle.tail, bundle.budget, bundle.adaptation)
+
+
 class Detector:
     """A bundle with the state of all its streams.
 
@@ -168,7 +175,7 @@ class Detector:
         self._standardise, self._standardise_few = Standardise(bundle.scaler), StandardiseFew(bundle.scaler)
         self._reorder: Reorder | Joiner | None = buffer(bundle.features)
         self._serial = 0
-        self._threshold = AdaptiveThreshold(bundle.tail, bundle.budget, bundle.adaptation)
+        self._threshold = thresholds(bundle)
         self._smoother = Smoother(bundle.smoothing) if bundle.smoothing else None
         self._tracker = AlertTracker(bundle.rule)
         self.counters: Counter[str] = Counter()

@@ -80,6 +80,12 @@ class Pareto(NamedTuple):
         return min(-math.log10(self.fraction) - log / math.log(10), 300.0)
 
 
+def base_share(n: int, interval_ns: int, budget: Budget | None) -> float:
+    """Which share of `n` calibration scores lies above the base: enough of them, and more than the budget asks for."""
+    wanted = 5.0 * budget.warning_per_day * interval_ns / DAY_NS if budget else 0.0
+    return min(max(50.0 / n, wanted, 0.02), 0.1)
+
+
 def fit_tail(scores: Float64, interval_ns: int, budget: Budget | None = None) -> Tail:
     """Summarise the tail of calibration scores.
 
@@ -94,8 +100,7 @@ def fit_tail(scores: Float64, interval_ns: int, budget: Budget | None = None) ->
     n = len(scores)
     if n < 20:
         raise ValueError(f"needs at least 20 scores, got {n}")
-    wanted = 5.0 * budget.warning_per_day * interval_ns / DAY_NS if budget else 0.0
-    fraction = min(max(50.0 / n, wanted, 0.02), 0.1)
+    fraction = base_share(n, interval_ns, budget)
     base = float(np.quantile(scores, 1.0 - fraction))
     excess = scores[scores > base] - base
     if len(excess) == 0:  # a score that is almost constant
