@@ -1,9 +1,10 @@
 """Scores that reward finding the whole of an anomaly, by the library aeon: VUS-PR, range-based precision and recall.
 
 VUS-PR (Paparrizos et al., "Volume Under the Surface", PVLDB 2022) needs no threshold: the area under the curve of
-precision and recall, averaged over buffers of 0 to `BUFFER` readings around each label. Range-based precision and
-recall (Tatbul et al., "Precision and Recall for Time Series", NeurIPS 2018) are of the readings at or above the
-method's own threshold, with a flat bias, reciprocal cardinality and no reward for mere existence.
+precision and recall, averaged over buffers of 0 to `BUFFER` readings around each label. It ranks by a detector's own
+score: how the threshold drifts is not its matter. Range-based precision and recall (Tatbul et al., "Precision and
+Recall for Time Series", NeurIPS 2018) are of the readings at or above the method's own threshold, with a flat bias,
+reciprocal cardinality and no reward for mere existence.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def ranges(series: Series, replayed: Replayed) -> Ranges:
     labels = series.labels[series.begin :]
     if not 0 < labels.sum() < len(labels):
         return NOTHING
-    score = _filled(replayed.score[series.begin :])
+    score = _filled(replayed.own[series.begin :])
     above = (replayed.score[series.begin :] >= replayed.threshold).astype(np.int64)
     vus = float(range_pr_vus_score(labels, score, BUFFER)) if score.min() < score.max() else math.nan
     if not above.any():

@@ -217,7 +217,10 @@ def _remarks(corpus: Corpus, done: Sequence[Done], why_no_ranges: str) -> tuple[
         remarks.append(
             "NAB best is at the threshold that is best on these very labels (an oracle), as published tables are"
         )
-        remarks.append(why_no_ranges or f"VUS-PR: mean over labelled series, buffers of 0 to {BUFFER} readings")
+        remarks.append(
+            why_no_ranges
+            or f"VUS-PR: mean over labelled series of the method's own score, buffers of 0 to {BUFFER} readings"
+        )
     else:
         remarks.append("no labels: every alert counts as false, and nothing can be said about recall")
     refused = [one for one in done if one.detector.refused]

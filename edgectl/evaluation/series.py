@@ -113,7 +113,7 @@ class Replayed:
         threshold: at or above this the method calls a reading anomalous; chosen without labels.
         alarms: in order of time.
         refused: why the series could not be run; then nothing of it is scored or raised.
-        raw: shape (n,), the detector's own score; `level`: shape (n,), the threshold in force. For pictures.
+        raw: shape (n,), a detector's own score; `level`: shape (n,), the threshold in force. Empty for a baseline.
     """
 
     score: Float64
@@ -122,3 +122,8 @@ class Replayed:
     refused: str = ""
     raw: Float64 = field(default_factory=lambda: np.empty(0))
     level: Float64 = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def own(self) -> Float64:
+        """The score by which the method ranks one series' readings: `raw`, where it differs from `score`."""
+        return self.raw if len(self.raw) else self.score

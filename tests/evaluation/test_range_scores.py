@@ -40,6 +40,13 @@ def test_readings_without_a_score_are_the_least_strange() -> None:
     assert ranges(ONE, said(holes)).vus_pr == pytest.approx(ranges(ONE, said(score)).vus_pr)
 
 
+def test_vus_pr_ranks_by_the_own_score_whatever_the_threshold_does() -> None:
+    own = ONE.labels.astype(np.float64)
+    drifting = np.linspace(1.0, 50.0, 120)
+    detector = Replayed(score=own / drifting + 1 / drifting, threshold=1.0, alarms=(), raw=own, level=drifting)
+    assert ranges(ONE, detector).vus_pr == ranges(ONE, said(own)).vus_pr
+
+
 def test_what_says_nothing_has_no_score() -> None:
     silent = ranges(ONE, said(np.full(120, np.nan)))
     assert math.isnan(silent.vus_pr)
