@@ -5,39 +5,32 @@ Files and not points are drawn, since the points of one file tell the same thing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
-
 import numpy as np
+from edgectl_agent.core.batch import Float64
 
-T = TypeVar("T")
 ROUNDS = 1000
 Interval = tuple[float, float]
 
 
-def bootstrap(
-    parts: Sequence[T],
-    figure: Callable[[Sequence[T]], float],
-    *,
-    seed: int = 0,
-    rounds: int = ROUNDS,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile interval of `figure` over files drawn with replacement; equal seeds give equal intervals.
+def bootstrap(above: Float64, below: Float64, *, seed: int = 0, rounds: int = ROUNDS, level: float = 0.95) -> Interval:
+    """Percentile interval of ``sum(above) / sum(below)`` over files drawn with replacement; equal seeds, equal answers.
 
     Args:
-        parts: what each file contributes.
-        figure: of any selection of files; where it is NaN (no labelled window was drawn) the draw is left out.
+        above: shape (files,), what each file adds to the figure's numerator.
+        below: likewise, to its denominator; a draw in which that is 0 (no labelled window came) is left out.
         seed: of the draws.
         rounds: how many draws.
         level: share of the draws that the interval holds.
     """
-    random = np.random.default_rng(seed)
-    found = [figure([parts[i] for i in random.integers(0, len(parts), len(parts))]) for _ in range(rounds)]
-    some = np.array([one for one in found if not np.isnan(one)])
-    if not len(some):
+    random, n = np.random.default_rng(seed), len(above)
+    found = []
+    for _ in range(rounds):
+        drawn = random.integers(0, n, n)
+        if total := float(below[drawn].sum()):
+            found.append(float(above[drawn].sum()) / total)
+    if not found:
         return float("nan"), float("nan")
-    low, high = np.quantile(some, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

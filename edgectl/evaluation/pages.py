@@ -15,6 +15,7 @@ from edgectl_agent.core.units import iso
 from edgectl.evaluation import drawing, results
 from edgectl.evaluation.running import Evaluated
 from edgectl.evaluation.series import Replayed, Series
+from edgectl.evaluation.wording import delay, figure, number, share
 from edgectl.files import write_file
 
 _CHANNELS = 6
@@ -73,9 +74,9 @@ def _methods(result: results.Evaluation) -> str:
     head = ["method", "false alerts per stream-day", "recall", "median delay", "VUS-PR", "range precision",
             "range recall", "NAB", "NAB best (oracle)", "threshold chosen by"]  # fmt: skip
     rows = [
-        [row.method, _figure(row.false_per_stream_day), _figure(row.recall, 2), _hours(row.delay_ns),
-         _figure(row.vus_pr), _number(row.range_precision), _number(row.range_recall), _figure(row.nab_interval, 1),
-         _number(row.nab_best.standard, 1), row.threshold]
+        [row.method, figure(row.false_per_stream_day), share(row.recall), delay(row.delay_ns),
+         figure(row.vus_pr), number(row.range_precision), number(row.range_recall), figure(row.nab_interval, 1),
+         number(row.nab_best.standard, 1), row.threshold]
         for row in result.methods
     ]  # fmt: skip
     return _table(head, rows)
@@ -84,8 +85,8 @@ def _methods(result: results.Evaluation) -> str:
 def _budgets(budgets: Sequence[results.Budget]) -> str:
     head = ["asked", "had", "ratio", "95 % of the ratio", "within ×2", "above ×5", "worst stream"]
     rows = [
-        [f"{b.asked:g} a day", _number(b.realised), _number(b.ratio, 2), f"{_number(b.low, 2)} to {_number(b.high, 2)}",
-         f"{b.within_2} of {b.streams}", str(b.above_5), f"{b.worst}: {_number(b.worst_ratio, 1)}"]
+        [f"{b.asked:g} a day", number(b.realised), number(b.ratio, 2), f"{number(b.low, 2)} to {number(b.high, 2)}",
+         f"{b.within_2} of {b.streams}", str(b.above_5), f"{b.worst}: {number(b.worst_ratio, 1)}"]
         for b in budgets
     ]  # fmt: skip
     return "<h2>Budgets</h2>" + _table(head, rows)
@@ -95,7 +96,7 @@ def _series(series: Series, replayed: Replayed, found: results.SeriesResult, ope
     missed = found.windows - found.found
     said = f"{found.found} of {found.windows} windows · {found.false_alerts} false · {found.scored_days:.1f} days"
     if found.delay_ns is not None:
-        said += f" · delay {_hours(found.delay_ns)}"
+        said += f" · delay {delay(found.delay_ns)}"
     name, kind = escape(series.name, quote=True), "bad" if missed or found.false_alerts else "quiet"
     text = f'<details data-name="{name}"{" open" if opened else ""}><summary><b>{name}</b> '
     text += f'<span class="{kind}">{escape(said)}</span></summary>'
@@ -133,17 +134,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     titles = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _figure(figure: results.Figure, digits: int = 3) -> str:
-    if figure.low is None or figure.high is None:
-        return _number(figure.value, digits)
-    return f"{figure.value:.{digits}f} [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _hours(ns: int | None) -> str:
-    return "–" if ns is None else f"{ns / 3.6e12:.1f} h"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from edgectl.core.evaluation import NOTHING
 from edgectl.evaluation import intervals, nab, results
@@ -26,24 +27,27 @@ def method(name: str, threshold: str, parts: Sequence[Judged], series: Sequence[
     """
     outcome = sum((part.outcome for part in parts), NOTHING)
     places = [place for part in parts for place in part.places if not math.isnan(place)]
-    best = _best(parts, series)
+    best, profiles = _best(parts, series), range(len(nab.PROFILES))
+    vus = np.array([part.ranges.vus_pr for part in parts])
     return results.Method(
         method=name,
         threshold=threshold,
         false_alerts=outcome.false,
-        false_per_stream_day=_figure(parts, _false_per_day, seed),
+        false_per_stream_day=_figure(
+            [part.outcome.false for part in parts], [part.outcome.stream_days for part in parts], seed
+        ),
         windows=outcome.faults,
         found=outcome.found,
-        recall=_figure(parts, _recall, seed),
+        recall=_figure([part.outcome.found for part in parts], [part.outcome.faults for part in parts], seed),
         covered=sum(part.covered for part in parts),
         delay_ns=int(outcome.delay_ns) if outcome.found else None,
         place=_rounded(median(places)) if places else None,
-        vus_pr=_figure(parts, lambda some: _mean([one.ranges.vus_pr for one in some]), seed),
+        vus_pr=_figure(np.nan_to_num(vus), ~np.isnan(vus), seed),
         range_precision=_rounded(_mean([one.ranges.precision for one in parts])),
         range_recall=_rounded(_mean([one.ranges.recall for one in parts])),
-        nab=_nab([_points([one.alerts[i] for one in parts], i) for i in range(len(nab.PROFILES))]),
-        nab_interval=_figure(parts, lambda some: _points([one.alerts[0] for one in some], 0), seed),
-        nab_readings=_nab([_points([one.readings[i] for one in parts], i) for i in range(len(nab.PROFILES))]),
+        nab=_nab([_points([one.alerts[i] for one in parts], i) for i in profiles]),
+        nab_interval=_figure(*_shares([one.alerts[0] for one in parts]), seed),
+        nab_readings=_nab([_points([one.readings[i] for one in parts], i) for i in profiles]),
         nab_best=_nab([score for score, _ in best]),
         nab_best_at=_rounded(best[0][1], 4) if math.isfinite(best[0][1]) else None,
     )
@@ -112,24 +116,23 @@ def _nab(scores: Sequence[float]) -> results.Nab:
     return results.Nab(standard=standard, low_fp=low_fp, low_fn=low_fn)
 
 
-def _false_per_day(parts: Sequence[Judged]) -> float:
-    days = sum(part.outcome.stream_days for part in parts)
-    return sum(part.outcome.false for part in parts) / days if days else math.nan
+def _shares(points: Sequence[nab.Points]) -> tuple[list[float], list[float]]:
+    """What each file adds to both sides of NAB's standard score, which is a ratio of sums."""
+    missed = nab.STANDARD.missed
+    return [100 * (one.raw + missed * one.windows) for one in points], [(1 + missed) * one.windows for one in points]
 
 
-def _recall(parts: Sequence[Judged]) -> float:
-    faults = sum(part.outcome.faults for part in parts)
-    return sum(part.outcome.found for part in parts) / faults if faults else math.nan
-
-
-def _figure(parts: Sequence[Judged], figure: Callable[[Sequence[Judged]], float], seed: int) -> results.Figure:
-    value = figure(parts)
-    if math.isnan(value):
+def _figure(above: ArrayLike, below: ArrayLike, seed: int) -> results.Figure:
+    """The ratio of two sums over files, with its interval."""
+    numerator, denominator = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    total = float(denominator.sum())
+    if not total:
         return results.Figure(value=None)
-    if len(parts) < 2:
-        return results.Figure(value=_rounded(value, 4))
-    low, high = intervals.bootstrap(parts, figure, seed=seed)
-    return results.Figure(value=_rounded(value, 4), low=_rounded(low, 4), high=_rounded(high, 4))
+    value = _rounded(float(numerator.sum()) / total, 4)
+    if len(numerator) < 2:
+        return results.Figure(value=value)
+    low, high = intervals.bootstrap(numerator, denominator, seed=seed)
+    return results.Figure(value=value, low=_rounded(low, 4), high=_rounded(high, 4))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ import pytest
 from edgectl.core.errors import ConfigError, UsageError
 from edgectl.evaluation.corpora.opening import Choice, read
 from edgectl.evaluation.series import Corpus, Window
-from edgectl.training.recipe import Recipe, find
+from edgectl.training.recipe import Recipe, find, load
 
 SENSOR = find("sensor", None)
 
@@ -131,3 +131,21 @@ def test_what_is_wrong_with_own_files_is_told_in_a_sentence(tmp_path: Path) -> N
     assert "no such file or folder" in refused([tmp_path / "none"])
     assert "expected NAB's or SMD's folder, or data files" in refused([tmp_path])
     assert "expected a recipe that names the columns" in refused([data], recipe=None)
+
+
+def test_a_label_column_marks_each_stream_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "recipe: two\nstream: host\ntime: {column: ts}\nchannels: {value: {}}\nmodel: {type: online}\n"
+        "alerts: {budget: {warning: 1/day, critical: 1/10d}}\n"
+    )
+    lines = ["ts,host,value,bad"]
+    for i in range(60):
+        lines += [f"2024-01-01T00:{i:02d}:00Z,{host},{i},{int(i in marked)}"
+                  for host, marked in (("b", (20, 21, 40)), ("a", (21, 22)))]  # fmt: skip
+    (tmp_path / "two.csv").write_text("\n".join(lines) + "\n")
+    corpus = read([tmp_path / "two.csv"], load(tmp_path / "recipe.yaml"), Choice(label_column="bad"))
+    assert {one.name: one.windows for one in corpus.series} == {
+        "b": (Window(20, 21), Window(40, 40)),
+        "a": (Window(21, 22),),
+    }
+    assert [one.values[:3, 0].tolist() for one in corpus.series] == [[0, 1, 2], [0, 1, 2]]

@@ -83,12 +83,13 @@ def test_poisson_intervals_are_those_of_the_tables() -> None:
 
 
 def test_a_bootstrap_draws_files_and_is_the_same_for_the_same_seed() -> None:
-    parts = [1.0, 2.0, 3.0, 10.0]
-    low, high = intervals.bootstrap(parts, lambda some: sum(some) / len(some), seed=1)
+    above, below = np.array([1.0, 2.0, 3.0, 10.0]), np.ones(4)
+    low, high = intervals.bootstrap(above, below, seed=1)
     assert 1.0 <= low < 4.0 < high <= 10.0
-    assert (low, high) == intervals.bootstrap(parts, lambda some: sum(some) / len(some), seed=1)
-    assert intervals.bootstrap([5.0] * 3, lambda some: some[0]) == (5.0, 5.0)
-    assert all(map(math.isnan, intervals.bootstrap([1.0], lambda some: math.nan)))
+    assert (low, high) == intervals.bootstrap(above, below, seed=1)
+    assert intervals.bootstrap(5 * np.ones(3), np.ones(3)) == (5.0, 5.0)
+    assert intervals.bootstrap(np.array([3.0, 0.0]), np.array([1.0, 0.0])) == (3.0, 3.0)
+    assert all(map(math.isnan, intervals.bootstrap(np.ones(2), np.zeros(2))))
 
 
 def test_records_are_measured_in_units_of_the_past_range() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,12 @@ def read(
         else int(table.event_time[min(int(len(table) * share), len(table) - 1)])
     )
     names = tuple(channel.name for channel in recipe.features.channels)
-    series = tuple(_series(table, i, names, cut, periods) for i in range(len(table.streams)))
+    order = np.argsort(table.stream, kind="stable")
+    bounds = np.searchsorted(table.stream[order], np.arange(len(table.streams) + 1))
+    series = tuple(
+        _series(table, table.streams[i], order[begin:end], names, cut, periods)
+        for i, (begin, end) in enumerate(pairwise(bounds.tolist()))
+    )
     return Corpus(
         name=", ".join(path.name for path in paths), series=series, together=True, templates=table.templates
     )  # fmt: skip
@@ -79,9 +85,10 @@ def _first(train: Sequence[Path], paths: Sequence[Path], recipe: Recipe, sort: b
     return begin
 
 
-def _series(table: Table, index: int, channels: tuple[str, ...], cut: int, periods: Sequence[Period]) -> Series:
-    name = table.streams[index]
-    rows = np.flatnonzero(table.stream == index)
+def _series(
+    table: Table, name: str, rows: Int64, channels: tuple[str, ...], cut: int, periods: Sequence[Period]
+) -> Series:
+    """The readings of one stream, its `rows`."""
     time = table.event_time[rows]
     begin = int(np.searchsorted(time, cut))
     series = Series(
@@ -107,11 +114,12 @@ def _marked(paths: Sequence[Path], recipe: Recipe, column: str) -> list[Period]:
     streams = [name for part in parts for name in part[0]]
     time, label = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
     found = []
-    for name in dict.fromkeys(streams):
-        mine = np.array([one == name for one in streams])
-        order = np.argsort(time[mine], kind="stable")
-        at, marked = time[mine][order], label[mine][order] > 0
-        found += [Period(int(at[first]), int(at[last]), name) for first, last in stretches(marked)]
+    names, place = np.unique(np.array(streams), return_inverse=True)
+    order = np.lexsort((time, place))
+    bounds = np.searchsorted(place[order], np.arange(len(names) + 1)).tolist()
+    for name, (begin, end) in zip(names.tolist(), pairwise(bounds), strict=True):
+        mine = order[begin:end]
+        found += [Period(int(time[mine[a]]), int(time[mine[b]]), name) for a, b in stretches(label[mine] > 0)]
     return found
 
 
