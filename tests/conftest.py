@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ def _index_answers() -> bool:
 
 
 MISSING: dict[str, Callable[[], str | None]] = {
+    "aeon": lambda: None if importlib.util.find_spec("aeon") else "needs aeon (pip install --no-deps aeon)",
     "a Kafka broker": functools.cache(kafka.missing),
     "busybox": lambda: None if shutil.which("busybox") else "needs busybox",
     "dash": lambda: None if shutil.which("dash") else "needs dash",

@@ -60,11 +60,14 @@ def evaluate(
 ) -> None:
     """Replay history through the node's own detector: false alerts, recall, delay, beside methods that know nothing."""
     with interrupts() as check:
+        from edgectl.core.errors import UsageError
         from edgectl.evaluation.corpora.opening import Choice, read
         from edgectl.evaluation.pages import write
         from edgectl.evaluation.running import Options
         from edgectl.evaluation.subjects import recipe_of
 
+        if html is not None and html.is_dir():
+            raise UsageError(f"--html: expected a file, found the folder {html}")
         options = Options(budgets=_budgets(budget), seed=seed or 0, jobs=jobs or _cores(), by_ranges=ranges)
         subject = wiring.subject(settings(ctx), model, variant.value, seed)
         choice = Choice(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 
 from edgectl_agent.core.bundle import decode
 
-from edgectl.core.errors import ConfigError
+from edgectl.core.errors import ConfigError, StorageError
 from edgectl.evaluation import pooling, results
 from edgectl.evaluation.baselines import BASELINES, baseline
 from edgectl.evaluation.events import detections
@@ -90,6 +91,7 @@ def evaluate(corpus: Corpus, subject: Subject, options: Options, tick: Tick = la
         ConfigError: the corpus lacks a channel, or the recipe can be trained on no series.
         AdmissionError: the bundle does not answer as where it was made.
         TrustError: the bundle is none.
+        StorageError: a process was killed.
     """
     corpus, subject = fitted(corpus, channels_of(subject)), subject.untrained()
     why_no_ranges = missing() if options.by_ranges else "VUS-PR and range-based precision and recall were left out"
@@ -148,6 +150,10 @@ def _worked(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Done]]:
             places = {pool.submit(work, tasks[place]): place for place in order}
         for future in as_completed(places):
             yield places[future], future.result()
+    except BrokenProcessPool as e:
+        raise StorageError(
+            "a process of the evaluation was killed, perhaps because memory ran out", hint="say --jobs 1"
+        ) from e
     except BaseException:
         for process in active_children():
             process.terminate()
@@ -207,7 +213,7 @@ def _trained_on(corpus: Corpus, subject: Subject) -> str:
 def _remarks(corpus: Corpus, done: Sequence[Done], why_no_ranges: str) -> tuple[str, ...]:
     remarks = [
         "an alarm that stays on is told, and charged, again every hour; delays count from a window's first reading",
-        "intervals: 95 %, drawing files with replacement; at the thresholds shown",
+        "intervals (-o wide): 95 %, drawing files with replacement, at the thresholds shown",
     ]
     if corpus.centred:
         remarks.append(

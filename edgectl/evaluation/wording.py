@@ -28,9 +28,9 @@ def figure(found: Figure, digits: int = 3) -> str:
     return interval(found.value, found.low, found.high, digits)
 
 
-def share(found: Figure) -> str:
-    """A figure from 0 to 1 as percent, with its interval."""
-    if found.value is None or found.low is None or found.high is None:
+def share(found: Figure, wide: bool = True) -> str:
+    """A figure from 0 to 1 as percent; its interval if `wide`."""
+    if found.value is None or found.low is None or found.high is None or not wide:
         return NOTHING if found.value is None else f"{found.value:.0%}"
     return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
 

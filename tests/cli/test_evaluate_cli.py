@@ -88,6 +88,7 @@ def test_bad_input_gets_one_sentence(operator: Shell) -> None:
     (operator.folder / "a.bundle").write_bytes(b"none")
     operator.fails(4, "evaluate", "sensr", "nab", says="unknown recipe 'sensr' → did you mean 'sensor'")
     operator.fails(3, "evaluate", "sensor", "none", says="none: no such file or folder → edgectl datasets fetch")
+    operator.fails(2, "evaluate", "sensor", "nab", "--html", ".", says="--html: expected a file, found the folder .")
     operator.fails(3, "evaluate", "a.bundle", "nab", says="a.bundle: bundle does not decode")
     operator.fails(2, "evaluate", "sensor", "nab", "--budget", "1,x", says="--budget: expected false alerts per stream")
     operator.fails(

@@ -10,6 +10,7 @@ from edgectl.evaluation.ranges import NOTHING, missing, ranges
 from edgectl.evaluation.series import Replayed
 from tests.evaluation.labelled import series
 
+pytestmark = pytest.mark.needs("aeon")
 ONE = series([0.0] * 120, [(60, 79)], begin=20)
 
 
