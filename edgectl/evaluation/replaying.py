@@ -19,6 +19,7 @@ from edgectl.core.errors import ConfigError
 from edgectl.evaluation.series import Alarm, Corpus, Replayed, Series
 from edgectl.training import online
 from edgectl.training.pipeline import train
+from edgectl.training.quantize import why_not
 from edgectl.training.recipe import Recipe
 from edgectl.training.tables import Table
 
@@ -64,9 +65,15 @@ class Subject:
         return replace(self, recipe=replace(self.recipe, budget=_budget(self.recipe.budget, per_day)))
 
     def untrained(self) -> Subject:
-        """A recipe that needs no training as the bundle that it is; others as they are."""
+        """A recipe that needs no training as the bundle that it is; others as they are.
+
+        Raises:
+            ConfigError: there is no such variant of it.
+        """
         if self.raw is not None or self.recipe is None or self.recipe.estimator != "online":
             return self
+        if why := why_not("online", self.variant):
+            raise ConfigError(f"the {self.variant} variant of {self.name}: {why}")
         return replace(self, recipe=None, raw=encode(online.bundle_of(self.recipe)))
 
     def trained(self, history: Table) -> Subject:

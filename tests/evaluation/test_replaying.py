@@ -124,3 +124,5 @@ def test_what_learns_on_the_node_sees_every_reading_from_the_first(tmp_path: Pat
     assert found.result.trained_on.startswith("nothing: it learns on the node")
     assert found.result.methods[0].found == 1
     assert np.isfinite(found.replays[0].raw[200:]).all()
+    with pytest.raises(ConfigError, match="the int8 variant of any: it learns on the node and has no weights"):
+        evaluate(corpus, replace(subject, variant="int8"), Options())
