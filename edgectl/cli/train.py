@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,12 @@ def train(
     version: Annotated[str | None, typer.Option(help="Version of the release (default: the next minor).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of the recipe's.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the scores, as .svg or .png.")] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Choose estimator, features and smoothing by synthetic faults; show how.")
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV with start,end,stream of anomalies, to choose by.")
+    ] = None,
     sort: Annotated[bool, typer.Option("--sort", help="Put readings into order of time.")] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -47,13 +54,16 @@ def train(
         workspace = settings(ctx).workspace
         files = [*(data or ()), *(more or ())]
         found_recipe = find(recipe, workspace.models)
-        if not files and (found_recipe.estimator != "online" or plot is not None):
+        if not files and (found_recipe.estimator != "online" or auto or plot is not None):
             raise UsageError("no data given", hint=f"edgectl train {recipe} --data FILE")
         if plot is not None:
             check_path(plot)
         if version is not None:
             checked_version(version)
-        trained = _run(found_recipe, files, sort, seed, check)
+        if labels is not None and not (auto or found_recipe.auto):
+            raise UsageError("--labels are to choose by", hint="add --auto, or see edgectl evaluate --labels")
+        found_recipe = replace(found_recipe, auto=True) if auto else found_recipe
+        trained = _run(found_recipe, files, sort, seed, check, labels)
         if plot is not None:
             draw(trained, plot)
         release = draft(trained, wiring.now())
@@ -74,10 +84,13 @@ def train(
         note(f"already there as {name} {entry.release.version}: {said}")
 
 
-def _run(recipe: Recipe, files: list[str], sort: bool, seed: int | None, check: Callable[[], None]) -> Trained | Made:
+def _run(
+    recipe: Recipe, files: list[str], sort: bool, seed: int | None, check: Callable[[], None], labels: Path | None
+) -> Trained | Made:
     """Read and train, with a bar on the terminal that names each stage."""
     import time
 
+    from edgectl.periods import read_periods
     from edgectl.training import online
     from edgectl.training.pipeline import train as run
     from edgectl.training.prometheus import fetch, is_url, parse
@@ -101,5 +114,8 @@ def _run(recipe: Recipe, files: list[str], sort: bool, seed: int | None, check: 
             bar.advance(percent - shown)
             shown = percent
 
-        build = online.make if recipe.estimator == "online" else run
-        return build(recipe, table, seed=seed, files=tuple(map(str, files)), progress=tell)
+        names = tuple(map(str, files))
+        if recipe.estimator == "online" and not recipe.auto:
+            return online.make(recipe, table, seed=seed, files=names, progress=tell)
+        known = read_periods(labels, "--labels") if labels else ()
+        return run(recipe, table, seed=seed, files=names, labels=known, progress=tell)

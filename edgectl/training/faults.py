@@ -13,19 +13,25 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
-from edgectl_agent.core.batch import Float64
+from edgectl_agent.core.batch import Float64, Int64
 from edgectl_agent.core.bundle import Channel
 
 from edgectl.core import evaluation
 from edgectl.core.evaluation import Onset, Period
 from edgectl.training.tables import Table
 
-Kind = Literal["spike", "level", "drift", "variance", "stuck"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-SIZES: dict[Kind, float] = {"spike": 8.0, "level": 4.0, "drift": 6.0, "variance": 4.0, "stuck": 0.0}
+Kind = Literal["spike", "level", "drift", "variance", "stuck", "rhythm", "correlation", "surge"]
+ALL: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = ALL[:5]
+"""Those that reports show; the others, of no stated size, only help to choose among detectors."""
+SIZES: dict[Kind, float] = {
+    "spike": 8.0, "level": 4.0, "drift": 6.0, "variance": 4.0, "stuck": 0.0,
+    "rhythm": 0.0, "correlation": 0.0, "surge": 1.0,
+}  # fmt: skip
 """Spreads added (spike, level), reached at the end (drift), or by which deviations grow (variance)."""
 _LENGTH = (20, 120)
 """Readings that a fault lasts, except a spike."""
+_FEWEST_BEFORE = 50
 _MOST = 20
 """Faults per kind at most."""
 _SHARE_OF_CHANNELS = 0.2
@@ -55,7 +61,7 @@ class Found:
     delay_ns: float
 
 
-def plan(table: Table, first_row: int, window_ns: int, seed: int) -> tuple[Fault, ...]:
+def plan(table: Table, first_row: int, window_ns: int, seed: int, kinds: Sequence[Kind] = KINDS) -> tuple[Fault, ...]:
     """Where to put faults: apart from each other, all kinds in turn, streams in turn.
 
     Args:
@@ -63,6 +69,7 @@ def plan(table: Table, first_row: int, window_ns: int, seed: int) -> tuple[Fault
         first_row: faults lie at or after this row.
         window_ns: the recipe's longest window; it must have passed between two faults of a stream.
         seed: decides places, channels and signs.
+        kinds: of faults.
     """
     random = np.random.default_rng(seed)
     length, width = _length(table, window_ns), table.values.shape[1]
@@ -81,10 +88,10 @@ def plan(table: Table, first_row: int, window_ns: int, seed: int) -> tuple[Fault
                 break
             places.append((stream, rows[start : start + length]))
             at = int(np.searchsorted(time, time[start + length - 1] + window_ns)) + length
-    places = [places[i] for i in random.permutation(len(places))[: _MOST * len(KINDS)]]
+    places = [places[i] for i in random.permutation(len(places))[: _MOST * len(kinds)]]
     faults = []
     for number, (stream, rows) in enumerate(places):
-        kind = KINDS[number % len(KINDS)]
+        kind = kinds[number % len(kinds)]
         rows = rows[:1] if kind == "spike" else rows
         chosen = random.choice(width, max(1, round(_SHARE_OF_CHANNELS * width)), replace=False)
         channels, sign = tuple(sorted(map(int, chosen))), float(random.choice([-1.0, 1.0]))
@@ -99,10 +106,16 @@ def inject(table: Table, faults: Sequence[Fault], channels: Sequence[Channel], s
     spreads: dict[tuple[str, int], float] = {}
     for fault in faults:
         rows = np.array(fault.rows)
+        if fault.kind == "surge":
+            values[rows] += _surge(table, rows, fault.start_ns)
+            continue
         for column in fault.channels:
             if (fault.stream, column) not in spreads:
                 mine = table.stream == table.streams.index(fault.stream)
                 spreads[fault.stream, column] = _spread(table.values[mine, column])
+            if fault.kind in ("rhythm", "correlation"):
+                values[rows, column] = _replaced(fault, table, column, rows)
+                continue
             low, high = channels[column].low, channels[column].high
             size = strength * SIZES[fault.kind]
             changed = _faulty(fault, values[rows, column], size, spreads[fault.stream, column])
@@ -128,6 +141,35 @@ def _faulty(fault: Fault, x: Float64, size: float, spread: float) -> Float64:
         middle = np.nanmean(x) if not np.isnan(x).all() else 0.0
         return middle + (x - middle) * size
     return np.where(np.isnan(x), x, x[0])
+
+
+def _surge(table: Table, rows: Int64, number: int) -> Float64:
+    """How far all channels were from their middle in one of the stream's busiest readings before: a load that comes on
+    top moves them together, along what a model knows."""
+    before = np.flatnonzero(table.stream[: rows[0]] == table.stream[rows[0]])
+    if len(before) < _FEWEST_BEFORE:
+        return np.zeros(table.values.shape[1])
+    x = table.values[before]
+    away = np.nan_to_num(x - np.nanmedian(x, axis=0))
+    size = np.mean(np.clip(away / np.maximum(away.std(axis=0), 1e-9), -20, 20) ** 2, axis=1)
+    busiest = np.argsort(size, kind="stable")[-max(1, len(before) // 100) :]
+    return np.asarray(away[busiest[number // 1000 % len(busiest)]], np.float64)
+
+
+def _replaced(fault: Fault, table: Table, column: int, rows: Int64) -> Float64:
+    """Another stretch of the channel: its usual values from another time (its tie to other channels is broken), or its
+    median with its short movements alone (what comes regularly does not come)."""
+    mine = np.flatnonzero(table.stream == table.stream[rows[0]])
+    x, at = table.values[mine, column], int(np.searchsorted(mine, rows[0]))
+    if fault.kind == "correlation":
+        return np.asarray(x[(at + len(x) // 2 + np.arange(len(rows))) % len(x)], np.float64)
+    part = x[at : at + len(rows)]
+    if np.isnan(part).any():
+        return np.asarray(part, np.float64)
+    width = min(5, len(part))
+    padded = np.pad(part, (width // 2, width - 1 - width // 2), mode="edge")
+    slow = np.convolve(padded, np.full(width, 1 / width), mode="valid")
+    return np.asarray(np.nanmedian(x) + (part - slow), np.float64)
 
 
 def _spread(values: Float64) -> float:

@@ -12,26 +12,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from edgectl_agent.core.batch import Float64
-from edgectl_agent.core.bundle import Bundle, Scaler, Tail, Variant, digest, encode
+from edgectl_agent.core.bundle import Bundle, Tail, Variant, digest, encode
 from edgectl_agent.core.detector import standardise
 from edgectl_agent.core.features import STATUS, FeatureBuilder, Int8
-from edgectl_agent.core.join import unjoined
 from edgectl_agent.core.peaks import fit_peaks
-from edgectl_agent.core.reorder import arranged
 from edgectl_agent.core.smoothing import Smoother
 from edgectl_agent.core.threshold import fit_tail
 from edgectl_agent.core.units import format_duration
 from edgectl_agent.inference import Model
 
 from edgectl.core.errors import ConfigError
+from edgectl.core.evaluation import Period
 from edgectl.periods import read_periods
 from edgectl.training import bundles, estimators, export, faults, quantize, report, summary
+from edgectl.training.features_of import features_of, fit_scaler
 from edgectl.training.recipe import Recipe
-from edgectl.training.replay import CHUNK, Replay, replay
+from edgectl.training.replay import Replay, replay
 from edgectl.training.split import Split, split
 from edgectl.training.tables import Table
 
@@ -40,9 +41,6 @@ Progress = Callable[[str, int, int], None]
 
 MIN_FIT, MIN_HELD = 64, 50
 """Scored readings that each part needs at least."""
-_LEAST_SHARE_OF_STD = 0.5
-"""Lower bound of a feature's scale in standard deviations: the middle half of a feature that mostly rests says nothing
-about how far it moves when it does."""
 _GOLDEN_ROWS = 64
 _STRENGTHS = (1.0, 3.0, 10.0)
 """Fault sizes to try, in units of the stated ones, until half of the faults are found."""
@@ -75,6 +73,7 @@ def train(
     *,
     seed: int | None = None,
     files: tuple[str, ...] = (),
+    labels: tuple[Period, ...] = (),
     progress: Progress = lambda stage, done, total: None,
 ) -> Trained:
     """Train every variant that the recipe asks for.
@@ -84,18 +83,29 @@ def train(
         table: the history.
         seed: instead of the recipe's.
         files: names for the report.
+        labels: known anomalies, to choose by where the recipe leaves the choice, and not to learn from.
         progress: called often; what it raises (KeyboardInterrupt) ends the run.
 
     Raises:
         ConfigError: too little data for the recipe, impossible parameters, or no variant within the recipe's limits.
     """
-    return _Run(recipe, table, recipe.seed if seed is None else seed, progress).result(files)
+    seed = recipe.seed if seed is None else seed
+    if not recipe.auto:
+        return _Run(recipe, table, seed, progress, labels).result(files)
+    from edgectl.training import auto
+
+    chosen, ranking = auto.choose(recipe.with_templates(table.templates), table, seed, labels, progress)
+    trained = _Run(chosen, table, seed, progress, labels).result(files)
+    return replace(trained, report=msgspec.structs.replace(trained.report, ranking=ranking))
 
 
 class _Run:
     """One training run; attributes are what later steps need."""
 
-    def __init__(self, recipe: Recipe, table: Table, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Recipe, table: Table, seed: int, progress: Progress, labels: tuple[Period, ...] = ()
+    ) -> None:
+        self.labels = labels
         self.recipe = recipe.with_templates(table.templates)
         self.table, self.seed, self.progress = table, seed, progress
         self.interval_ns = recipe.every_ns or max(table.interval_ns, 1)
@@ -103,8 +113,8 @@ class _Run:
     def result(self, files: tuple[str, ...]) -> Trained:
         recipe, table = self.recipe, self.table
         known = read_periods(recipe.exclude, "train.exclude of the recipe") if recipe.exclude else ()
-        self.parts = split(table, recipe.fit_share, known)
-        x, status = self._features()
+        self.parts = split(table, recipe.fit_share, (*known, *self.labels))
+        x, status = features_of(recipe.features, table, self._stage("features"))
         usable = status == 0
         fit_rows, held_rows = self.parts.fit(usable), self.parts.held(usable)
         self.held_rows = held_rows
@@ -140,20 +150,6 @@ class _Run:
             remarks=summary.remarks(recipe, table, strength),
         )
         return Trained(recipe, built, page, held, table)
-
-    def _features(self) -> tuple[Float64, Int8]:
-        """Features of all readings, in batches of bounded size."""
-        builder = FeatureBuilder(self.recipe.features)
-        n = len(self.table)
-        x, status = np.empty((n, len(builder.names))), np.empty(n, np.int8)
-        batches = (self.table.batch(slice(at, at + CHUNK)) for at in range(0, n, CHUNK))
-        done = 0
-        for batch, place in arranged(unjoined(self.recipe.features), batches):
-            rows = builder.push(batch)
-            x[place], status[place] = rows.x, rows.status
-            done += len(batch)
-            self.progress("features", done, n)
-        return x, status
 
     def _bundle(self, variant: Variant, onnx: bytes) -> Bundle:
         """The variant with a threshold of its own: its scores differ a little from fp32's."""
@@ -271,31 +267,6 @@ class _Measurement:
     found: Replay
     p50_us: float
     p99_us: float
-
-
-def fit_scaler(x: Float64, clip: float | None = None) -> Scaler:
-    """Median and spread of each feature, in float64.
-
-    The spread is the interquartile range as a normal distribution's deviation, or half the standard deviation if that
-    is more; of a constant feature, a tenth of its value, or 1.
-
-    Args:
-        x: shape (n, F), NaN = missing.
-        clip: how many spreads a feature counts at most; None for the format's default.
-    """
-    centers, scales = [], []
-    for column in x.T:
-        some = column[~np.isnan(column)]
-        low, center, high = np.percentile(some, [25, 50, 75]) if len(some) else (0.0, 0.0, 0.0)
-        spread = float(some.std()) if len(some) else 0.0
-        if spread <= 1e-12 * max(1.0, abs(center)):
-            scale = abs(center) / 10 or 1.0
-        else:
-            scale = max((high - low) / 1.349, _LEAST_SHARE_OF_STD * spread)
-        centers.append(float(center))
-        scales.append(float(scale))
-    limit = {} if clip is None else {"clip": clip}
-    return Scaler(center=tuple(centers), scale=tuple(scales), **limit)
 
 
 def _refuse_too_little(recipe: Recipe, table: Table, parts: Split, status: Int8, fit: int, held: int) -> None:

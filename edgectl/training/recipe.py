@@ -55,6 +55,8 @@ from edgectl.training.recipe_checks import at, duration, once, wrong
 from edgectl.training.recipe_file import AlertsEntry, BudgetEntry, ChannelEntry, MineEntry, RecipeFile
 
 FILE = "recipe.yaml"
+AUTO = "auto"
+"""The model type that leaves the choice to training."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PART = re.compile(r"first (\d+(?:\.\d+)?) ?%")
 
@@ -82,6 +84,8 @@ class Recipe:
     """Data with the suffix ``.log``, and sources with the format, hold lines of a log that are read in this way."""
     features: FeatureSpec
     estimator: Estimator
+    auto: bool = False
+    """Training chooses estimator, features and smoothing; `estimator` means nothing before."""
     params: Mapping[str, int | float] = field(default_factory=dict)
     seed: int = 0
     online: Records | None = None
@@ -197,6 +201,7 @@ def _checked(raw: RecipeFile, path: Path) -> Recipe:
         log=_log(raw),
         features=spec,
         estimator=estimator,
+        auto=raw.model.get("type") == AUTO,
         params=params,
         seed=seed,
         online=_constants(params) if estimator == "online" else None,
@@ -315,9 +320,10 @@ def _warm_up(raw: RecipeFile, features: tuple[Features, ...]) -> int:
 def _model(entry: Mapping[str, str | int | float]) -> tuple[Estimator, int, dict[str, int | float]]:
     from edgectl.training.estimators import PARAMS
 
-    kind = next((e for e in PARAMS if e == entry.get("type")), None)
+    chosen = entry.get("type") == AUTO
+    kind: Estimator | None = "kmeans" if chosen else next((e for e in PARAMS if e == entry.get("type")), None)
     if kind is None:
-        raise wrong("model.type", f"one of {', '.join(PARAMS)}", repr(entry.get("type", "nothing")))
+        raise wrong("model.type", f"one of {', '.join((AUTO, *PARAMS))}", repr(entry.get("type", "nothing")))
     seed = entry.get("seed", 0)
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise wrong("model.seed", "a whole number from 0 to 4294967295", repr(seed))
@@ -325,8 +331,9 @@ def _model(entry: Mapping[str, str | int | float]) -> tuple[Estimator, int, dict
     for key, value in entry.items():
         if key in ("type", "seed"):
             continue
-        if key not in PARAMS[kind]:
-            raise ConfigError(f"model.{key}: unknown key, expected one of {', '.join(['type', 'seed', *PARAMS[kind]])}")
+        known = {} if chosen else PARAMS[kind]
+        if key not in known:
+            raise ConfigError(f"model.{key}: unknown key, expected one of {', '.join(['type', 'seed', *known])}")
         param = PARAMS[kind][key]
         if isinstance(value, str) or not isinstance(value, (param.kind, int)) or not param.low <= value <= param.high:
             what = "a whole number" if param.kind is int else "a number"

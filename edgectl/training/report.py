@@ -85,6 +85,16 @@ class VariantNumbers(Value, frozen=True, kw_only=True):
     alert_ratio: float | None = None
 
 
+class CandidateNumbers(Value, frozen=True, kw_only=True):
+    """One candidate for the model: its average precision on held-out readings, over all kinds of faults and by kind;
+    None if it cannot be fitted, and `why`."""
+
+    name: str
+    figure: float | None
+    by_kind: dict[str, float]
+    why: str = ""
+
+
 class Report(Value, frozen=True, kw_only=True):
     """Everything about one training run."""
 
@@ -100,6 +110,8 @@ class Report(Value, frozen=True, kw_only=True):
     variants: tuple[VariantNumbers, ...]
     remarks: tuple[str, ...] = ()
     """What an operator should look at before signing."""
+    ranking: tuple[CandidateNumbers, ...] = ()
+    """Where the model was chosen among candidates, the best first."""
 
 
 def render(report: Report) -> str:
@@ -125,8 +137,27 @@ def render(report: Report) -> str:
         "",
         *variants_table(report.variants),
     ]
+    lines += ["", *ranking_table(report.ranking)] if report.ranking else []
     lines += ["", *(f"Note: {remark}" for remark in report.remarks)] if report.remarks else []
     return "\n".join(lines) + "\n"
+
+
+def ranking_table(ranking: Sequence[CandidateNumbers]) -> list[str]:
+    """The candidates, the chosen one first."""
+    kinds = tuple(ranking[0].by_kind)
+    by = "labelled periods" if kinds == ("labelled",) else "synthetic faults"
+    return [
+        f"Candidates by average precision on {by} in the held-out part; the first was chosen:",
+        *_table(
+            ("CANDIDATE", "MEAN", *(kind.upper() for kind in kinds)),
+            [
+                (c.name, f"{c.figure:.3f}", *(f"{c.by_kind[kind]:.3f}" for kind in kinds))
+                for c in ranking
+                if c.figure is not None
+            ],
+        ),
+        *(f"{c.name}: cannot be fitted: {c.why}" for c in ranking if c.figure is None),
+    ]
 
 
 def variants_table(variants: Sequence[VariantNumbers]) -> list[str]:

@@ -19,7 +19,8 @@ from edgectl_agent.inference import Model, golden_error
 
 from edgectl.core.errors import ConfigError
 from edgectl.generate import plant
-from edgectl.training.pipeline import MIN_FIT, MIN_HELD, Trained, fit_scaler, train
+from edgectl.training.features_of import fit_scaler
+from edgectl.training.pipeline import MIN_FIT, MIN_HELD, Trained, train
 from edgectl.training.plot import draw
 from edgectl.training.recipe import Recipe, find, load
 from edgectl.training.report import Report, render

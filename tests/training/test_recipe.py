@@ -220,9 +220,9 @@ def test_a_category_is_named_apart_from_channels_and_asked_for_only_where_there_
         ({"features.2.phase": ["day", "day"]}, "features[2].phase: expected each name once, found 'day' twice"),
         ({"features": [{"phase": ["day"]}]}, "features: expected at least one feature of a channel or category"),
         (
-            {"model.type": "auto"},
-            "model.type: expected one of pca, isolation-forest, autoencoder, kmeans, robust-covariance, online, "
-            "found 'auto'",
+            {"model.type": "magic"},
+            "model.type: expected one of auto, pca, isolation-forest, autoencoder, kmeans, robust-covariance, online, "
+            "found 'magic'",
         ),
         ({"model.trees": 5}, "model.trees: unknown key, expected one of type, seed, hidden"),
         ({"model.epochs": "many"}, "model.epochs: expected a whole number from 1 to 10000"),
