@@ -75,7 +75,8 @@ def evaluate(
             label_column=label_column, sort=sort,
         )  # fmt: skip
         models = wiring.models(settings(ctx))
-        corpus = read(data, recipe_of(subject, models) if data[0].is_file() else None, choice)
+        own = data[0].is_file() and data[0].suffix != ".npz"  # whose columns a recipe names
+        corpus = read(data, recipe_of(subject, models) if own else None, choice)
         found = _run(corpus, subject, options, check)
         if html is not None:
             write(found, html)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from edgectl_agent.core.batch import Float64
@@ -26,7 +26,7 @@ class Judged:
         alerts: NAB's points for each of `nab.PROFILES`, a detection being where an alert is raised.
         readings: likewise, a detection being every reading at or above the threshold.
         score: shape (m,), of the scored rows, to look for NAB's best threshold over the corpus.
-        refused: why the series could not be run.
+        refused: why the series could not be run: its windows are missed, and its days without alerts are no merit.
     """
 
     outcome: Outcome
@@ -61,8 +61,9 @@ def judged(series: Series, replayed: Replayed, by_ranges: bool) -> Judged:
     raised = events.detections(replayed.alarms, series)[series.begin :]
     with np.errstate(invalid="ignore"):
         above = score >= replayed.threshold
+    outcome = events.outcome(replayed.alarms, series)
     return Judged(
-        outcome=events.outcome(replayed.alarms, series),
+        outcome=replace(outcome, stream_days=0.0) if replayed.refused else outcome,
         covered=events.covered(replayed.alarms, series),
         places=_places(series, replayed),
         ranges=ranges(series, replayed) if by_ranges else NOTHING,
@@ -74,8 +75,9 @@ def judged(series: Series, replayed: Replayed, by_ranges: bool) -> Judged:
 
 
 def kept(series: Series, replayed: Replayed) -> Kept:
-    """False alerts and the time in which there should be none."""
-    return Kept(series.name, events.outcome(replayed.alarms, series).false, events.normal_days(series))
+    """False alerts and the time in which there should be none; no time if the series could not be run."""
+    days = 0.0 if replayed.refused else events.normal_days(series)
+    return Kept(series.name, events.outcome(replayed.alarms, series).false, days)
 
 
 def _places(series: Series, replayed: Replayed) -> tuple[float, ...]:

@@ -232,7 +232,7 @@ def _remarks(corpus: Corpus, done: Sequence[Done], why_no_ranges: str) -> tuple[
     refused = [one for one in done if one.detector.refused]
     if refused:
         remarks.append(
-            f"{len(refused)} of {len(done)} series could not be trained on and count as silent, the first because: "
-            f"{refused[0].detector.refused}"
+            f"{len(refused)} of {len(done)} series could not be trained on: their windows are missed and their days "
+            f"not counted; the first because: {refused[0].detector.refused}"
         )
     return tuple(remarks)

@@ -102,9 +102,11 @@ def test_an_evaluation_is_the_same_with_one_process_and_with_two(trained: Subjec
     assert any("were left out" in remark for remark in alone.remarks)
 
 
-def test_a_series_with_too_little_history_counts_as_silent_and_is_told() -> None:
+def test_a_series_with_too_little_history_misses_its_windows_and_is_told() -> None:
     short = series([1.0, 2.0] * 50, [(80, 90)], begin=10, name="short", every_ns=MINUTES_5)
     found = evaluate(Corpus(name="mine", series=(wave(), short)), SENSOR, Options(by_ranges=False)).result
+    alone = evaluate(Corpus(name="mine", series=(wave(),)), SENSOR, Options(by_ranges=False)).result
+    assert found.methods[0].false_per_stream_day.value == alone.methods[0].false_per_stream_day.value
     assert (found.methods[0].found, found.methods[0].windows) == (1, 2)
     assert "too little data" in found.by_series[1].refused
     assert any("1 of 2 series could not be trained on" in remark for remark in found.remarks)
