@@ -147,7 +147,8 @@ def ranking_table(ranking: Sequence[CandidateNumbers]) -> list[str]:
     kinds = tuple(ranking[0].by_kind)
     by = "labelled periods" if kinds == ("labelled",) else "synthetic faults"
     return [
-        f"Candidates by average precision on {by} in the held-out part; the first was chosen:",
+        f"Candidates by average precision on {by} in the held-out part.",
+        "Chosen is the first: of those within a tenth of the best, the sturdiest.",
         *_table(
             ("CANDIDATE", "MEAN", *(kind.upper() for kind in kinds)),
             [
